@@ -1,0 +1,46 @@
+"""Reads the seed and control programs: data files in the language, never imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vortex.errors import VortexError
+
+_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True, slots=True)
+class SeedFile:
+    """A program file. ``control`` files may use reserved selectors."""
+
+    name: str
+    text: str
+    control: bool
+
+
+def _read(folder: Path, *, control: bool) -> tuple[SeedFile, ...]:
+    return tuple(
+        SeedFile(path.stem, path.read_text(encoding="utf-8"), control)
+        for path in sorted(folder.glob("*.py"))
+        if path.stem != "__init__"
+    )
+
+
+def controls() -> tuple[SeedFile, ...]:
+    """Full attention, random pages and the oracle: in every run."""
+    return _read(_HERE / "controls", control=True)
+
+
+def seeds(folder: Path | None = None) -> tuple[SeedFile, ...]:
+    """The known algorithms, or the programs of a folder of the user's.
+
+    Raises:
+        VortexError: E301, the folder holds no program.
+    """
+    found = _read(folder or _HERE / "seeds", control=False)
+    if not found:
+        raise VortexError(
+            f"no seed program in {folder}", code="E301", hint="it should hold files NAME.py"
+        )
+    return found

@@ -1,0 +1,455 @@
+"""Expressions of the language: a restricted walk of the syntax tree that builds IR nodes."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from vortex.errors import Diagnostic, Span
+from vortex.ir import Attr, KnobRef, Node
+from vortex.knobs import Knob
+from vortex.ops import OPS, AxisError, Op, Param, make, make_field
+
+MAX_NODES = 512
+
+_BINARY = {
+    ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div",
+    ast.Gt: "gt", ast.GtE: "ge", ast.Lt: "lt", ast.LtE: "le", ast.Eq: "eq", ast.NotEq: "ne",
+}  # fmt: skip
+_VALUES = ("scale", "page_index", "page_age", "page_count")
+
+
+class Poison:
+    """The value of an expression that was already complained about."""
+
+
+POISON = Poison()
+
+
+@dataclass(frozen=True, slots=True)
+class PageFields:
+    """The ``page`` argument of score(): its attributes are fields, some complained about."""
+
+    fields: Mapping[str, Node | Poison]
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Named outputs: ``vx.Summary(...)`` or ``vx.Scores(...)``."""
+
+    kind: str
+    values: Mapping[str, Value]
+    dtype: Attr = "bf16"
+    span: Span | None = None
+
+
+Value = Node | KnobRef | int | float | str | bool | Poison | PageFields | Outputs
+
+
+class Refused(Exception):
+    """Stops one expression; the diagnostic is already recorded."""
+
+
+def span_of(tree: ast.AST) -> Span:
+    """Where a syntax node stands. ``ast`` counts columns in UTF-8 bytes from 0."""
+    place = tree if isinstance(tree, ast.expr | ast.stmt | ast.keyword | ast.arg) else None
+    if place is None:
+        return Span(1, 1, 1, 2)
+    end_line = place.end_lineno or place.lineno
+    return Span(place.lineno, place.col_offset + 1, end_line, (place.end_col_offset or 0) + 1)
+
+
+def nearest(name: str, known: list[str]) -> str | None:
+    """The known name that looks most like the given one."""
+    found = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return found[0] if found else None
+
+
+@dataclass
+class Walker:
+    """Evaluates expressions to values; complaints gather in ``problems``.
+
+    Attributes:
+        scope: local names of the function being read.
+        allowed: names of source ops that this function may use.
+    """
+
+    knobs: Mapping[str, Knob]
+    alias: str = "vx"
+    reserved_allowed: bool = False
+    problems: list[Diagnostic] = field(default_factory=list)
+    scope: dict[str, Value] = field(default_factory=dict)
+    allowed: frozenset[str] = frozenset()
+    nodes: set[str] = field(default_factory=set)
+
+    def complain(self, code: str, message: str, tree: ast.AST, hint: str | None = None) -> Refused:
+        """Record a diagnostic; returns the exception to raise."""
+        self.problems.append(Diagnostic(code, message, span_of(tree), hint))
+        return Refused()
+
+    def value(self, tree: ast.expr) -> Value:
+        """The value of an expression; POISON if it, or a part of it, was complained about."""
+        try:
+            return self._value(tree)
+        except Refused:
+            return POISON
+
+    def _value(self, tree: ast.expr) -> Value:
+        match tree:
+            case ast.Constant():
+                return self._constant(tree)
+            case ast.Name():
+                return self._name(tree)
+            case ast.BinOp():
+                return self._binary(tree)
+            case ast.UnaryOp(op=ast.USub() | ast.UAdd()):
+                return self._signed(tree)
+            case ast.Compare(ops=[sign]) if type(sign) in _BINARY:
+                return self._node(
+                    _BINARY[type(sign)], tree, (tree.left, tree.comparators[0])
+                )
+            case ast.Attribute():
+                return self._attribute(tree)
+            case ast.Call():
+                return self._call(tree)
+        raise self.complain(
+            "E105",
+            f"{_describe(tree)} is not part of the language",
+            tree,
+            "use arithmetic, comparisons, x.method(...), vx.function(...), self.KNOB, page.FIELD",
+        )
+
+    def _constant(self, tree: ast.Constant) -> Value:
+        value = tree.value
+        if isinstance(value, bool | str):
+            return value
+        if isinstance(value, int | float):
+            try:
+                number = float(value)
+            except OverflowError:
+                number = math.inf
+            if math.isfinite(number) and abs(number) < 1e30:
+                return value
+        raise self.complain(
+            "E105", "only finite numbers below 1e30, strings and booleans may be written here", tree
+        )
+
+    def _name(self, tree: ast.Name) -> Value:
+        if tree.id in self.scope:
+            return self.scope[tree.id]
+        near = nearest(tree.id, list(self.scope))
+        hint = f"did you mean '{near}'?" if near else f"known here: {', '.join(self.scope)}"
+        raise self.complain("E109", f"unknown name '{tree.id}'", tree, hint)
+
+    def _signed(self, tree: ast.UnaryOp) -> Value:
+        inner = self._value(tree.operand)
+        if isinstance(tree.op, ast.UAdd):
+            return inner
+        if isinstance(inner, int | float) and not isinstance(inner, bool):
+            return -inner
+        return self._node("neg", tree, (tree.operand,))
+
+    def _binary(self, tree: ast.BinOp) -> Value:
+        if isinstance(tree.op, ast.BitOr):
+            left, right = (self._selector(t) for t in (tree.left, tree.right))
+            return self._made("union", tree, (left, right), {})
+        if isinstance(tree.op, ast.Pow):
+            if isinstance(tree.right, ast.Constant) and tree.right.value == 2:
+                return self._node("square", tree, (tree.left,))
+            raise self.complain("E105", "the only power is ** 2", tree, "write x * x * x, or exp()")
+        op = _BINARY.get(type(tree.op))
+        if op is None:
+            raise self.complain("E105", f"operator {_describe(tree.op)} is not known here", tree)
+        left, right = self._value(tree.left), self._value(tree.right)
+        if isinstance(left, int | float) and isinstance(right, int | float):
+            return self._folded(op, left, right, tree)
+        return self._node(op, tree, (tree.left, tree.right))
+
+    def _folded(self, op: str, a: float, b: float, tree: ast.AST) -> Value:
+        results: Mapping[str, Callable[[], float]] = {
+            "add": lambda: a + b, "sub": lambda: a - b, "mul": lambda: a * b, "div": lambda: a / b,
+        }  # fmt: skip
+        try:
+            result = results[op]()
+        except (ZeroDivisionError, OverflowError):
+            raise self.complain("E111", "this constant has no finite value", tree) from None
+        if abs(result) >= 1e30:
+            raise self.complain("E111", "this constant is too large", tree)
+        return result
+
+    def _attribute(self, tree: ast.Attribute) -> Value:
+        if isinstance(tree.value, ast.Name):
+            base = tree.value.id
+            if base == "self" and "self" not in self.scope:
+                return self._knob(tree)
+            if base == self.alias and base not in self.scope:
+                return self._constant_of_language(tree)
+        owner = self._value(tree.value)
+        if isinstance(owner, PageFields):
+            return self._field(owner.fields, tree)
+        if isinstance(owner, Outputs):
+            return self._field_of_outputs(owner, tree)
+        if isinstance(owner, Poison):
+            raise Refused
+        raise self.complain(
+            "E110", f"there is no attribute '{tree.attr}' here", tree, "methods need brackets: ()"
+        )
+
+    def _knob(self, tree: ast.Attribute) -> Value:
+        if tree.attr in self.knobs:
+            return KnobRef(tree.attr)
+        near = nearest(tree.attr, list(self.knobs))
+        hint = f"did you mean 'self.{near}'?" if near else f"knobs: {', '.join(self.knobs)}"
+        raise self.complain("E109", f"there is no knob '{tree.attr}'", tree, hint)
+
+    def _constant_of_language(self, tree: ast.Attribute) -> Value:
+        if tree.attr in _VALUES:
+            if tree.attr not in self.allowed:
+                raise self.complain(
+                    "E109", f"'{tree.attr}' is only known in score()", tree,
+                    "summaries see one page and nothing of its position",
+                )  # fmt: skip
+            return self._made(tree.attr, tree, (), {})
+        if tree.attr in OPS:
+            raise self.complain(
+                "E111", f"'{tree.attr}' is a function", tree, f"for example {OPS[tree.attr].example}"
+            )
+        raise self._unknown_op(tree.attr, tree, method=False)
+
+    def _field(self, fields: Mapping[str, Node | Poison], tree: ast.Attribute) -> Value:
+        if tree.attr in fields:
+            content = fields[tree.attr]
+            if isinstance(content, Poison):
+                raise Refused
+            return make_field(tree.attr, content, span_of(tree))
+        near = nearest(tree.attr, list(fields))
+        hint = f"did you mean 'page.{near}'?" if near else "summarize() returns it by keyword"
+        raise self.complain("E110", f"summarize() keeps no field '{tree.attr}'", tree, hint)
+
+    def _field_of_outputs(self, outputs: Outputs, tree: ast.Attribute) -> Value:
+        if tree.attr in outputs.values:
+            return outputs.values[tree.attr]
+        raise self.complain(
+            "E110", f"score() returns no output '{tree.attr}'", tree,
+            f"it returns {', '.join(outputs.values)}",
+        )  # fmt: skip
+
+    def _call(self, tree: ast.Call) -> Value:
+        match tree.func:
+            case ast.Attribute(value=ast.Name(id=base)) if (
+                base == self.alias and base not in self.scope
+            ):
+                return self._function(tree, tree.func.attr)
+            case ast.Attribute():
+                return self._method(tree, tree.func)
+        raise self.complain(
+            "E105", "only vx.function(...) and x.method(...) can be called", tree,
+            "Python's own functions are not part of the language",
+        )  # fmt: skip
+
+    def _function(self, tree: ast.Call, name: str) -> Value:
+        if name in ("Summary", "Scores"):
+            return self._outputs(tree, name)
+        op = OPS.get(name)
+        if op is None or not op.function or op.kind == "source":
+            raise self._unknown_op(name, tree, method=False)
+        if op.reserved and not self.reserved_allowed:
+            raise self.complain(
+                "E114", f"selector '{name}' is reserved for controls", tree,
+                "a candidate ranks pages with top_k(score, tokens=...)",
+            )  # fmt: skip
+        if op.kind == "selector" and "selectors" not in self.allowed:
+            raise self.complain("E118", f"'{name}' selects pages: only select() may", tree)
+        return self._apply(op, tree, tree.args[: op.arity], tree.args[op.arity :])
+
+    def _method(self, tree: ast.Call, func: ast.Attribute) -> Value:
+        op = OPS.get(func.attr)
+        if op is None or not op.method:
+            raise self._unknown_op(func.attr, tree, method=True)
+        return self._apply(op, tree, [func.value, *tree.args[: op.arity - 1]],
+                           tree.args[op.arity - 1 :])  # fmt: skip
+
+    def _unknown_op(self, name: str, tree: ast.AST, *, method: bool) -> Refused:
+        known = [o.name for o in OPS.values() if (o.method if method else o.function)]
+        near = nearest(name, known)
+        other = OPS.get(name)
+        form = "x.{}(...)" if method else "vx.{}(...)"
+        if other is not None and (other.method or other.function) and other.kind != "source":
+            hint: str | None = f"it is spelled like this: {other.example}"
+        else:
+            hint = f"did you mean '{near}'?" if near else None
+        return self.complain("E102", f"unknown operation {form.format(name)}", tree, hint)
+
+    def _outputs(self, tree: ast.Call, kind: str) -> Outputs:
+        if tree.args:
+            raise self.complain(
+                "E111", f"{kind} takes keywords only", tree, f"vx.{kind}(name=value)"
+            )
+        dtype: Attr = "bf16"
+        values: dict[str, Value] = {}
+        for keyword in tree.keywords:
+            if keyword.arg is None or keyword.arg.startswith("_") or keyword.arg in values:
+                raise self.complain("E111", "every output needs a name of its own", keyword)
+            value = self.value(keyword.value)
+            if kind == "Summary" and keyword.arg == "dtype":
+                dtype = self._dtype(value, keyword)
+            else:
+                values[keyword.arg] = value
+        return Outputs(kind, values, dtype, span_of(tree))
+
+    def _dtype(self, value: Value, tree: ast.keyword) -> Attr:
+        if isinstance(value, KnobRef) or value in ("bf16", "fp8", "int8"):
+            assert isinstance(value, KnobRef | str)
+            return value
+        raise self.complain(
+            "E111", "fields are stored as 'bf16', 'fp8' or 'int8'", tree, 'for example dtype="fp8"'
+        )
+
+    def _apply(
+        self, op: Op, tree: ast.Call, operands: list[ast.expr], rest: list[ast.expr]
+    ) -> Value:
+        if len(operands) < op.arity:
+            raise self.complain(
+                "E111", f"'{op.name}' needs {op.arity} operand(s)", tree, f"for example {op.example}"
+            )
+        attrs = self._attrs(op, tree, rest)
+        if op.kind == "selector":
+            inputs = tuple(self._score(t) for t in operands)
+        else:
+            inputs = tuple(self._tensor(t) for t in operands)
+        return self._made(op.name, tree, inputs, attrs)
+
+    def _attrs(self, op: Op, tree: ast.Call, rest: list[ast.expr]) -> dict[str, Attr]:
+        given: dict[str, ast.expr] = {}
+        names = [p.name for p in op.params]
+        for name, arg in zip(names, rest, strict=False):
+            given[name] = arg
+        for keyword in tree.keywords:
+            if keyword.arg not in names or keyword.arg in given:
+                known = ", ".join(names) or "none"
+                raise self.complain(
+                    "E111", f"'{op.name}' has no argument '{keyword.arg}' to set here", keyword,
+                    f"arguments: {known}; for example {op.example}",
+                )  # fmt: skip
+            given[keyword.arg] = keyword.value
+        if len(rest) > len(names):
+            raise self.complain(
+                "E111", f"too many arguments for '{op.name}'", tree, f"for example {op.example}"
+            )
+        attrs: dict[str, Attr] = {}
+        for param in op.params:
+            if param.name in given:
+                attrs[param.name] = self._param(op, param, given[param.name])
+            elif param.default is not None:
+                attrs[param.name] = param.default
+            else:
+                raise self.complain(
+                    "E111", f"'{op.name}' needs '{param.name}'", tree, f"for example {op.example}"
+                )
+        return attrs
+
+    def _param(self, op: Op, param: Param, tree: ast.expr) -> Attr:
+        value = self._value(tree)
+        text = isinstance(value, str) and value.isidentifier() and not value.startswith("_")
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        whole = isinstance(value, int) and number and 0 <= value <= 2**31
+        match param.kind:
+            case "axis" | "new_axis":
+                good = text and isinstance(value, str) and len(value) <= 32
+            case "number":
+                good = number
+            case _:
+                good = whole or isinstance(value, KnobRef)
+        if not good:
+            wants = {"axis": "an axis name", "new_axis": "a new axis name", "number": "a number"}
+            raise self.complain(
+                "E111", f"'{param.name}' of '{op.name}' must be "
+                f"{wants.get(param.kind, 'a whole number or a knob')}", tree,
+                f"for example {op.example}",
+            )  # fmt: skip
+        assert not isinstance(value, Poison | PageFields | Outputs | Node)
+        return value
+
+    def _node(self, op: str, tree: ast.expr, operands: tuple[ast.expr, ...]) -> Node:
+        return self._made(op, tree, tuple(self._tensor(t) for t in operands), {})
+
+    def _tensor(self, tree: ast.expr) -> Node:
+        value = self._value(tree)
+        if isinstance(value, Poison):
+            raise Refused
+        if isinstance(value, KnobRef):
+            if not isinstance(self.knobs[value.knob].default, int | float):
+                raise self.complain("E120", f"knob '{value.knob}' is not a number", tree)
+            return make("knob", span=span_of(tree), value=value)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return make("const", span=span_of(tree), value=float(value))
+        if isinstance(value, Node) and OPS[value.op].kind != "selector":
+            return value
+        raise self.complain("E120", f"a tensor is needed here, not {_kind(value)}", tree)
+
+    def _score(self, tree: ast.expr) -> Node:
+        value = self._value(tree)
+        if isinstance(value, Outputs) and value.kind == "Scores":
+            raise self.complain(
+                "E118", "score() returns several outputs: name the one to rank", tree,
+                f"for example .{next(iter(value.values), 'name')}",
+            )  # fmt: skip
+        if isinstance(value, Poison):
+            raise Refused
+        if isinstance(value, Node) and OPS[value.op].kind != "selector" and value.names == ("page",):
+            return value
+        raise self.complain("E118", f"a score is needed here, not {_kind(value)}", tree)
+
+    def _selector(self, tree: ast.expr) -> Node:
+        value = self._value(tree)
+        if isinstance(value, Poison):
+            raise Refused
+        if isinstance(value, Node) and OPS[value.op].kind == "selector":
+            return value
+        raise self.complain(
+            "E118", f"'|' joins selections of pages, not {_kind(value)}", tree,
+            "for example vx.top_k(score, tokens=self.budget) | vx.sinks(1)",
+        )  # fmt: skip
+
+    def _made(
+        self, op: str, tree: ast.expr, inputs: tuple[Node, ...], attrs: Mapping[str, Attr]
+    ) -> Node:
+        try:
+            node = make(op, *inputs, span=span_of(tree), **attrs)
+        except AxisError as error:
+            raise self.complain(error.code, error.message, tree, error.hint) from None
+        self.nodes.add(node.key)
+        if len(self.nodes) > MAX_NODES:
+            raise self.complain("E107", f"more than {MAX_NODES} operations", tree, "simplify")
+        return node
+
+
+def _kind(value: Value) -> str:
+    match value:
+        case Node() if OPS[value.op].kind == "selector":
+            return "a selection"
+        case Node():
+            return f"a tensor with axes [{', '.join(value.names)}]"
+        case PageFields():
+            return "the page itself (name a field: page.x)"
+        case Outputs():
+            return f"a {value.kind}"
+        case KnobRef():
+            return f"knob '{value.knob}'"
+        case str() | bool():
+            return repr(value)
+        case _:
+            return "a number"
+
+
+def _describe(tree: ast.AST) -> str:
+    return {
+        "ListComp": "a comprehension", "GeneratorExp": "a generator", "Lambda": "lambda",
+        "IfExp": "'if ... else' (use vx.where)", "BoolOp": "'and'/'or'", "JoinedStr": "an f-string",
+        "Subscript": "indexing with []", "Starred": "*unpacking", "NamedExpr": "':='",
+        "Await": "await", "Dict": "a dictionary", "List": "a list", "Set": "a set",
+        "Tuple": "a tuple", "Compare": "this comparison",
+    }.get(type(tree).__name__, f"'{type(tree).__name__}'")  # fmt: skip

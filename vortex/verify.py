@@ -1,0 +1,72 @@
+"""Executable rules of the IR, checked between passes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from vortex.errors import VortexError
+from vortex.ir import Candidate, KnobRef, Node, Program, walk
+from vortex.ops import OPS
+
+_SUMMARY_SOURCES = frozenset({"k", "v", "const", "knob"})
+
+
+class BrokenRule(VortexError):
+    """The IR breaks a rule of its own: our bug, never the author's."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="E190", hint="this is a bug in vortex-search: report it")
+
+
+def verify_program(program: Program) -> None:
+    """Rules of a parsed program.
+
+    Raises:
+        BrokenRule: a pass or the front end built a graph that it must not build.
+    """
+    _graphs(program.fields.values(), program.scores.values(), program.select)
+    for node in walk(program.roots()):
+        for _, value in node.attrs:
+            if isinstance(value, KnobRef) and value.knob not in program.knobs:
+                raise BrokenRule(f"{node.op} refers to knob '{value.knob}', which is not declared")
+
+
+def verify_candidate(candidate: Candidate) -> None:
+    """Rules of a bound program: as for programs, and no knob is left.
+
+    Raises:
+        BrokenRule: see ``verify_program``.
+    """
+    _graphs(candidate.fields.values(), candidate.scores.values(), candidate.select)
+    roots = (*candidate.fields.values(), *candidate.scores.values(), candidate.select)
+    for node in walk(roots):
+        if node.op == "knob" or any(isinstance(v, KnobRef) for _, v in node.attrs):
+            raise BrokenRule(f"{node.op} still refers to a knob after binding")
+
+
+def _graphs(fields: Iterable[Node], scores: Iterable[Node], select: Node) -> None:
+    for node in walk(fields):
+        entry = OPS[node.op]
+        if node.op not in _SUMMARY_SOURCES and entry.kind in ("source", "selector"):
+            raise BrokenRule(f"summarize() reads {node.op}")
+        _axes(node)
+    for score in scores:
+        if score.names != ("page",):
+            raise BrokenRule(f"a score has axes {score.names}")
+    for node in walk(scores):
+        if node.op in ("k", "v") or OPS[node.op].kind == "selector":
+            raise BrokenRule(f"score() reads {node.op}")
+        _axes(node)
+    if OPS[select.op].kind != "selector":
+        raise BrokenRule(f"select() returns {select.op}")
+    for node in walk([select]):
+        if OPS[node.op].kind == "selector":
+            _axes(node)
+
+
+def _axes(node: Node) -> None:
+    entry = OPS[node.op]
+    if len(node.inputs) != entry.arity:
+        raise BrokenRule(f"{node.op} has {len(node.inputs)} inputs, not {entry.arity}")
+    if node.op != "field" and entry.axes(node.inputs, dict(node.attrs)) != node.axes:
+        raise BrokenRule(f"{node.op} carries axes {node.names} that its rule does not give")
