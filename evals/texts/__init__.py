@@ -1,0 +1,5 @@
+"""Filler texts with clear licences, there without a network."""
+
+from evals.texts.texts import SOURCES, Split, window
+
+__all__ = ["SOURCES", "Split", "window"]
