@@ -92,7 +92,7 @@ class Router:
             mass: for the oracle, true attention mass ``[kv_head, row, step, page]``.
         """
         kv_heads, rows, count = steps.q.shape[:3]
-        tokens = steps.tokens.expand(rows, count)
+        tokens = steps.tokens if steps.tokens.dim() == 2 else steps.tokens[None]
         shape = (kv_heads, rows, count, steps.pages)
         ranked: dict[int, Tensor] = {}
         by_key = self._scores(steps, fields) if self.plan.rankings else {}
@@ -239,7 +239,7 @@ def suffix_attention(
     kv_heads, rows, steps, heads, dim = q.shape
     context = kv.k.shape[1]
     out = torch.empty_like(q)
-    causal = torch.ones(steps, steps, dtype=torch.bool).tril()
+    causal = torch.full((steps, steps), float("-inf")).triu(1)
     lines = rows * steps
     for a in range(kv_heads):
         query = (q[a] * scale).reshape(lines * heads, dim)
@@ -247,14 +247,15 @@ def suffix_attention(
         torch.mm(query, kv.k[a].T, out=logits[:, :context])
         own = query.view(rows, steps * heads, dim) @ kv.k_new[a].transpose(1, 2)
         logits[:, context:] = own.reshape(lines * heads, steps)
-        mask = causal.expand(rows, steps, steps)
+        bias = causal.expand(rows, steps, steps)
         if keep is not None:
-            tokens = keep[a].repeat_interleave(page_size, -1)[..., : context + steps]
-            mask = mask & tokens[..., context:]
-            bias = torch.where(tokens[..., :context], 0.0, float("-inf"))
-            logits.view(lines, heads, -1)[..., :context] += bias.view(lines, 1, context)
-        bias = torch.where(mask, 0.0, float("-inf")).view(lines, 1, steps)
-        logits.view(lines, heads, -1)[..., context:] += bias
+            pages = torch.where(keep[a], 0.0, float("-inf"))
+            tokens = pages.repeat_interleave(page_size, -1)[..., : context + steps]
+            logits.view(lines, heads, -1)[..., :context] += tokens[..., :context].reshape(
+                lines, 1, context
+            )
+            bias = bias + tokens[..., context:]
+        logits.view(lines, heads, -1)[..., context:] += bias.reshape(lines, 1, steps)
         weights = torch.softmax(logits, -1)
         value = weights[:, :context] @ kv.v[a]
         tail = weights[:, context:].reshape(rows, steps * heads, steps) @ kv.v_new[a]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from evals.tasks.base import Question, Setting
 
-_LENGTH = 48
+_LENGTH = 32
 
 
 class Continuation:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from evals.tasks.base import Question, Setting
 
-_COUNT, _BEGIN, _GO_ON = 8, 9, 24
+_COUNT, _BEGIN, _GO_ON = 5, 9, 24
 
 
 class Copying:

@@ -1,0 +1,110 @@
+"""Offline fidelity: how much true attention mass the chosen pages hold, on recorded queries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from evals.prefill import Prefilled
+from vortex.cpu import Router, Steps, SuffixKV, suffix_fields
+from vortex.ir import Candidate
+
+
+@dataclass(frozen=True, slots=True)
+class Fidelity:
+    """Means over layers, heads and recorded queries of one context.
+
+    Attributes:
+        mass: share of the true attention mass that the kept pages hold.
+        best, chance: the same for the best pages, and expected of the random control (a sink, two recent
+            pages, the rest by chance), at equal counts.
+        error: |output - full output| / |full output|.
+    """
+
+    mass: float
+    best: float
+    chance: float
+    error: float
+
+    @property
+    def recovered(self) -> float:
+        """Share of what the best pages add over random ones that the candidate finds."""
+        room = self.best - self.chance
+        return (self.mass - self.chance) / room if room > 0 else 1.0
+
+
+def fidelity(
+    candidate: Candidate,
+    prefilled: Prefilled,
+    *,
+    scale: float,
+    workload_context: int,
+    dense: frozenset[int],
+) -> Fidelity:
+    """Score the recorded queries of a context against its own tokens, every sparse layer."""
+    layers = prefilled.kv.shape[0]
+    router = Router(
+        candidate, context=prefilled.kv.shape[3], workload_context=workload_context
+    )
+    rows = [
+        _layer(candidate, router, prefilled, layer, scale)
+        for layer in range(layers)
+        if layer not in dense
+    ]
+    if not rows:
+        return Fidelity(1.0, 1.0, 1.0, 0.0)
+    mass, best, chance, error = (sum(c) / len(rows) for c in zip(*rows, strict=True))
+    return Fidelity(mass, best, chance, error)
+
+
+def _layer(
+    candidate: Candidate, router: Router, prefilled: Prefilled, layer: int, scale: float
+) -> tuple[float, float, float, float]:
+    k, v = prefilled.kv[layer].to(torch.float32)
+    kv_heads, tokens, dim = k.shape
+    queries = prefilled.queries[layer]
+    # Every query is a row of its own whose suffix is empty: it sees the context alone.
+    q = queries.view(len(queries), kv_heads, -1, dim).transpose(0, 1)[:, None]
+    empty = k.new_zeros(kv_heads, 1, 0, dim)
+    kv = SuffixKV(k, v, empty, empty)
+    size = candidate.page_size
+    fields = suffix_fields(candidate, kv) if router.needs_fields else {}
+    mass = _context_mass(q, k, size, scale)
+    counts = torch.tensor([tokens]).expand(len(queries))
+    pages = -(-tokens // size)
+    keep = router.select(Steps(q, counts, pages, layer, scale), fields, mass)
+    total = mass.sum(-1)
+    held = (mass * keep).sum(-1) / total
+    count = keep.sum(-1, keepdim=True)
+    ranked = mass.sort(-1, descending=True).values
+    top = (ranked * (torch.arange(pages) < count)).sum(-1) / total
+    held_anyway = (mass * _reserved(pages)).sum(-1) / total
+    left = (count[..., 0] - 3).clamp(min=0) / max(pages - 3, 1)
+    chance = held_anyway + (1 - held_anyway) * left
+    exact = _attention(q, k, v, None, scale)
+    sparse = _attention(q, k, v, keep.repeat_interleave(size, -1)[..., :tokens], scale)
+    error = (sparse - exact).norm(dim=-1) / exact.norm(dim=-1)
+    return float(held.mean()), float(top.mean()), float(chance.mean()), float(error.mean())
+
+
+def _reserved(pages: int) -> Tensor:
+    """One sink and two recent pages, which the random control keeps: bool ``[page]``."""
+    index = torch.arange(pages)
+    return (index == 0) | (index >= pages - 2)
+
+
+def _context_mass(q: Tensor, k: Tensor, size: int, scale: float) -> Tensor:
+    """True attention mass by page of the context alone: ``[kv_head, row, step, page]``."""
+    weights = torch.softmax(torch.einsum("abthd,and->abthn", q * scale, k), -1).sum(3)
+    pad = -weights.shape[-1] % size
+    return torch.nn.functional.pad(weights, (0, pad)).unflatten(-1, (-1, size)).sum(-1)
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None, scale: float) -> Tensor:
+    logits = torch.einsum("abthd,and->abthn", q * scale, k)
+    if keep is not None:
+        logits = logits.masked_fill(~keep[:, :, :, None], float("-inf"))
+    return torch.einsum("abthn,and->abthd", torch.softmax(logits, -1), v)
+

@@ -1,0 +1,311 @@
+"""What a decode step of a candidate costs: bytes, operations and launches, and predicted seconds.
+
+The model is a roofline with a floor per kernel. With B sequences of S tokens, page size p, kept
+tokens t, H KV heads, c bytes of KV per token and head, w bytes of fields per page and head, L
+layers of which D are dense, W(B) bytes of weights::
+
+    attention = sum over kernels of floor + max(bytes / bandwidth, operations / rate)
+        sparse layer   score:  B H (S // p) w bytes, the score graph on the vector units
+                       select: floor alone (scores stay in the chip's caches)
+                       attend: B H t c bytes, 2 (dim + vdim) operations per token and query head
+                       merge:  floor alone, only where B H work items do not fill the device
+        dense layer    attend and merge, with t = S
+    step      = attention + max(W(B) / bandwidth, 2 B active weights / rate)
+
+The score graph is counted as written and on the vector units, although a kernel may fuse it or
+use the matrix units where many heads share a key: predictions lean against heavy scores.
+Left out, alike for sparse and full attention: activations, norms, sampling, the floors of the
+linear layers' kernels, communication. The upkeep of fields rides on the kernel that appends to
+the cache: bytes, but no launch. Everything here is predicted, never measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from vortex.devices import Device
+from vortex.geometry import Geometry
+from vortex.ir import Candidate, Node, walk
+from vortex.ops import OPS
+from vortex.selection import attended_tokens, dense_layers, plan_of
+from vortex.storage import field_bytes
+from vortex.workload import Workload
+
+
+@dataclass(frozen=True, slots=True)
+class StepCost:
+    """One decode step of the whole batch, over all layers.
+
+    Attributes:
+        index_bytes: page fields read to score (for the oracle, every key).
+        attended_bytes: KV of the kept tokens on sparse layers.
+        dense_bytes: KV on layers that run full attention.
+        upkeep_bytes: pages that the step completes, read again, and their fields written.
+        weight_bytes: weights, the expected distinct experts among them.
+        score_flops: operations of the score graphs, on the vector units.
+        attention_flops: operations of attention, on the matrix units.
+        launches: kernels of attention and routing.
+        attention_seconds: routing and attention.
+        seconds: the whole step.
+    """
+
+    index_bytes: int
+    attended_bytes: int
+    dense_bytes: int
+    upkeep_bytes: float
+    weight_bytes: float
+    score_flops: float
+    attention_flops: float
+    launches: int
+    attention_seconds: float
+    seconds: float
+
+    @property
+    def attention_bytes(self) -> float:
+        """All bytes but the weights."""
+        return self.index_bytes + self.attended_bytes + self.dense_bytes + self.upkeep_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a candidate costs on a geometry, workload and device, beside full attention.
+
+    Attributes:
+        attended_tokens: kept per step, sequence and KV head on a sparse layer, at most.
+        sparse_layers: layers that route.
+        index_bytes_per_token: fields stored per token of context, over sparse layers and KV heads.
+        index_share: the same as a share of the KV cache.
+        pages_completed: pages that a step of the batch completes, on average, in each layer and
+            KV head.
+        memory: bytes of weights, KV and fields when the last token is generated.
+        fits: whether that is within 90% of the device's memory.
+    """
+
+    geometry: str
+    workload: Workload
+    device: str
+    sparse: StepCost
+    full: StepCost
+    attended_tokens: int
+    sparse_layers: int
+    index_bytes_per_token: float
+    index_share: float
+    pages_completed: float
+    memory: float
+    fits: bool
+    origin: Literal["predicted"] = "predicted"
+
+    @property
+    def speedup_step(self) -> float:
+        """Seconds of a whole step under full attention over those of the candidate."""
+        return self.full.seconds / self.sparse.seconds
+
+    @property
+    def speedup_attention(self) -> float:
+        """Seconds of attention under full attention over those of the candidate's."""
+        return self.full.attention_seconds / self.sparse.attention_seconds
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Predicted decode throughput of the batch."""
+        return self.workload.batch / self.sparse.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class _Kernel:
+    """One kernel of one layer, the whole batch."""
+
+    bytes: float
+    flops: float
+    rate: float
+
+    def seconds(self, device: Device) -> float:
+        return device.launch_floor + max(self.bytes / device.bandwidth, self.flops / self.rate)
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """What scoring reads and computes, per sequence and KV head of one layer.
+
+    Attributes:
+        index_bytes: bytes read.
+        flops: operations of the score graphs.
+        matrix_flops: operations on the matrix units (the oracle's own attention).
+        launches: score and select.
+        page_bytes: bytes of the fields that one page keeps.
+    """
+
+    index_bytes: int
+    flops: float
+    matrix_flops: float
+    launches: int
+    page_bytes: int
+
+
+def graph_flops(roots: Iterable[Node], sizes: dict[str, int]) -> float:
+    """Operations of a graph, each node once: the op's rate times the elements it walks over.
+
+    Args:
+        roots: bound nodes (no knob is symbolic).
+        sizes: extents of ``page``, ``token``, ``dim``, ``vdim`` and ``head``.
+    """
+    total = 0.0
+    for node in walk(roots):
+        if node.inputs and OPS[node.op].kind != "selector":
+            axes = {a.name: a.extent for n in node.inputs for a in n.axes}
+            extents = (extent.resolve(sizes, {}) for extent in axes.values())
+            total += OPS[node.op].flops * math.prod(extents)
+    return total
+
+
+def fields_read(candidate: Candidate) -> tuple[str, ...]:
+    """Names of the fields that the selection's scores use; others are neither kept nor read."""
+    used = {str(n.attr("name")) for n in walk([candidate.select]) if n.op == "field"}
+    return tuple(name for name in candidate.fields if name in used)
+
+
+def page_bytes(candidate: Candidate, geometry: Geometry) -> int:
+    """Bytes of the fields that one page of one KV head keeps, scales included."""
+    sizes = {**geometry.sizes(), "token": candidate.page_size}
+    return sum(
+        field_bytes(
+            math.prod(a.extent.resolve(sizes, {}) for a in candidate.fields[name].axes),
+            candidate.dtype,
+        )
+        for name in fields_read(candidate)
+    )
+
+
+def routing(candidate: Candidate, geometry: Geometry, workload: Workload) -> Routing:
+    """What it takes to choose pages at one step of one sequence and KV head.
+
+    ``random`` needs no index; ``oracle`` computes attention over every key first.
+    """
+    plan = plan_of(candidate.select)
+    pages = workload.context // candidate.page_size
+    kept = page_bytes(candidate, geometry)
+    sizes = {**geometry.sizes(), "token": candidate.page_size, "page": pages}
+    sources = {ranking.source for ranking in plan.rankings}
+    roots = [ranking.score for ranking in plan.rankings if ranking.score is not None]
+    index, matrix = pages * kept, 0.0
+    if "oracle" in sources:
+        index += workload.context * geometry.key_bytes(workload.kv_dtype)
+        matrix = 2.0 * workload.context * geometry.dim * geometry.group
+    scores = 1 if sources & {"top_k", "oracle"} else 0
+    return Routing(index, graph_flops(roots, sizes), matrix, scores + bool(sources), kept)
+
+
+def attend_kernel(geometry: Geometry, workload: Workload, device: Device, tokens: int) -> _Kernel:
+    """Attention over ``tokens`` per sequence and KV head of one layer, the whole batch."""
+    rows = workload.batch * geometry.kv_heads
+    flops = 2.0 * rows * tokens * geometry.group * (geometry.dim + geometry.vdim)
+    return _Kernel(rows * tokens * geometry.kv_bytes(workload.kv_dtype), flops, device.flops)
+
+
+def merges(geometry: Geometry, workload: Workload, device: Device) -> bool:
+    """Whether attention is split over the context, and merged, to fill the device."""
+    return workload.batch * geometry.kv_heads < device.multiprocessors
+
+
+def _weights_seconds(geometry: Geometry, workload: Workload, device: Device) -> float:
+    moved = geometry.weight_bytes(workload.batch) / device.bandwidth
+    return max(moved, 2.0 * workload.batch * geometry.active_parameters() / device.flops)
+
+
+def full_step(geometry: Geometry, workload: Workload, device: Device) -> StepCost:
+    """One decode step under full attention."""
+    kernel = attend_kernel(geometry, workload, device, workload.context)
+    split = merges(geometry, workload, device)
+    layer = kernel.seconds(device) + split * device.launch_floor
+    attention = geometry.layers * layer
+    return StepCost(
+        index_bytes=0,
+        attended_bytes=0,
+        dense_bytes=int(geometry.layers * kernel.bytes),
+        upkeep_bytes=0.0,
+        weight_bytes=geometry.weight_bytes(workload.batch),
+        score_flops=0.0,
+        attention_flops=geometry.layers * kernel.flops,
+        launches=geometry.layers * (1 + split),
+        attention_seconds=attention,
+        seconds=attention + _weights_seconds(geometry, workload, device),
+    )
+
+
+def price(candidate: Candidate, geometry: Geometry, workload: Workload, device: Device) -> Price:
+    """Predict what one decode step costs, and what full attention costs on the same terms.
+
+    Raises:
+        VortexError: E203, a split of the candidate does not divide the geometry's axis.
+    """
+    full = full_step(geometry, workload, device)
+    tokens = attended_tokens(candidate, workload.context, workload.context)
+    dense = len(dense_layers(candidate, geometry.layers, geometry.layers))
+    if plan_of(candidate.select).everything:
+        dense = geometry.layers
+    sparse = geometry.layers - dense
+    route = routing(candidate, geometry, workload)
+    step = _sparse_step(geometry, workload, device, route, tokens, dense, candidate.page_size)
+    per_token = sparse * geometry.kv_heads * route.page_bytes / candidate.page_size
+    kv_token = geometry.layers * geometry.kv_heads * geometry.kv_bytes(workload.kv_dtype)
+    held = workload.batch * (workload.context + workload.generated)
+    memory = geometry.weight_bytes_stored() + held * (kv_token + per_token)
+    return Price(
+        geometry=geometry.name,
+        workload=workload,
+        device=device.name,
+        sparse=full if sparse == 0 else step,
+        full=full,
+        attended_tokens=tokens,
+        sparse_layers=sparse,
+        index_bytes_per_token=per_token,
+        index_share=per_token / kv_token,
+        pages_completed=workload.batch / candidate.page_size,
+        memory=memory,
+        fits=memory <= 0.9 * device.memory,
+    )
+
+
+def _sparse_step(
+    geometry: Geometry,
+    workload: Workload,
+    device: Device,
+    route: Routing,
+    tokens: int,
+    dense: int,
+    page_size: int,
+) -> StepCost:
+    """One decode step of which ``dense`` layers attend to everything."""
+    rows, sparse = workload.batch * geometry.kv_heads, geometry.layers - dense
+    split = merges(geometry, workload, device)
+    attend = attend_kernel(geometry, workload, device, tokens)
+    whole = attend_kernel(geometry, workload, device, workload.context)
+    score = _Kernel(rows * route.index_bytes, rows * route.flops, device.vector_flops)
+    oracle = rows * route.matrix_flops / device.flops
+    # A page that fills is read once more, and its fields written: spread over page_size steps.
+    reread = geometry.kv_bytes(workload.kv_dtype) if route.page_bytes else 0
+    upkeep = sparse * rows * (reread + route.page_bytes / page_size)
+    choose = route.launches * device.launch_floor + max(
+        score.bytes / device.bandwidth, score.flops / score.rate, oracle
+    )
+    merge = split * device.launch_floor
+    attention = (
+        sparse * (choose + attend.seconds(device) + merge)
+        + dense * (whole.seconds(device) + merge)
+        + upkeep / device.bandwidth
+    )
+    return StepCost(
+        index_bytes=int(sparse * score.bytes),
+        attended_bytes=int(sparse * attend.bytes),
+        dense_bytes=int(dense * whole.bytes),
+        upkeep_bytes=upkeep,
+        weight_bytes=geometry.weight_bytes(workload.batch),
+        score_flops=sparse * score.flops,
+        attention_flops=sparse * (attend.flops + rows * route.matrix_flops) + dense * whole.flops,
+        launches=sparse * (route.launches + 1 + split) + dense * (1 + split),
+        attention_seconds=attention,
+        seconds=attention + _weights_seconds(geometry, workload, device),
+    )
