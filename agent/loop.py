@@ -1,0 +1,344 @@
+"""The search: proposes, evaluates, races and measures until its budget is spent."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agent.bandit import choose
+from agent.crew import Crew, MachineFault
+from agent.proposers.base import Elite, Proposer, SearchContext
+from agent.standing import Standing, Standings, promotable, standings
+from evals.models.fetch import cache_dir
+from evals.result import Evaluation, Stage, StageResult, Status
+from runs.quality import order_problem
+from runs.records import RunConfig
+from runs.store import Store
+from search_spaces.block_topk import SeedFile, controls, seeds
+from vortex.errors import VortexError
+
+HANDLER = "evals.evaluator:Evaluator"
+_SCREEN_SECONDS, _PREFILL_SECONDS, _TRIES = 120.0, 600.0, 2
+_ORDER = ("RandomPages", "StreamingLLM", "Oracle")
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a view shows."""
+
+    phase: str
+    done: int
+    total: int
+    running: int
+    front: tuple[str, ...] = ()
+    seconds_left: float | None = None
+
+
+@dataclass
+class Search:
+    """One coordinator. All state that matters is in the store; a new Search takes it up.
+
+    Attributes:
+        report: called with progress; ``interrupted`` makes the loop end in order.
+    """
+
+    store: Store
+    proposers: Sequence[Proposer]
+    report: Callable[[Progress], None]
+    interrupted: Callable[[], bool]
+    handler: str = HANDLER
+    started: float = field(default_factory=time.monotonic)
+    _faults: dict[int, int] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Prefill, then search, then measure throughput.
+
+        Raises:
+            VortexError: E608, the controls come out in the wrong order; E509, the machine fails.
+        """
+        config = self.store.config()
+        self._enlist(config)
+        self._prefill(config)
+        crew = self._crew(config, config.workers)
+        try:
+            self._search(config, crew)
+        finally:
+            crew.close()
+        if config.throughput and not self.interrupted():
+            self._measure(config)
+
+    def _crew(self, config: RunConfig, size: int, *, prefilling: bool = False) -> Crew:
+        cache = (cache_dir(),)
+        probe = {"kind": "screen", "text": seeds()[0].text, "contexts": [0], "known": {}}
+        return Crew(
+            self.handler, worker_config(config), size=size, readable=cache,
+            writable=cache if prefilling else (), probe=probe,
+        )  # fmt: skip
+
+    def _enlist(self, config: RunConfig) -> None:
+        """Controls and seeds are candidates like others, and come first."""
+        folder = Path(config.seeds_dir) if config.seeds_dir else None
+        for file in (*controls(), *seeds(folder)):
+            self._add_seed(file, {})
+        for budget in config.sweep:
+            for file in (*controls(), *seeds(folder)):
+                if "budget" in file.text and not file.control:
+                    self._add_seed(file, {"budget": budget})
+
+    def _add_seed(self, file: SeedFile, knobs: Mapping[str, int]) -> None:
+        self.store.add(
+            text=file.text, knobs=knobs, proposer="control" if file.control else "seed",
+            control=file.control, name=file.name, note="known algorithm",
+        )  # fmt: skip
+
+    def _prefill(self, config: RunConfig) -> None:
+        cache_dir().mkdir(parents=True, exist_ok=True)
+        crew = self._crew(config, config.workers, prefilling=True)
+        total = config.rungs[-1]
+        pending = {
+            crew.submit([({"kind": "prefill", "index": i}, _PREFILL_SECONDS)]) for i in range(total)
+        }
+        try:
+            while pending and not self.interrupted():
+                self.report(Progress("prefill", total - len(pending), total, config.workers))
+                done, pending = wait(pending, timeout=2, return_when=FIRST_COMPLETED)
+                for future in done:
+                    answer = self._answers(future)[0]
+                    if "evaluation" in answer:  # it ended badly
+                        raise _machine(answer["evaluation"]["stages"][-1]["message"])
+        finally:
+            crew.close()
+
+    def _answers(self, future: Future[list[Any]]) -> list[Any]:
+        try:
+            return future.result()
+        except MachineFault as fault:
+            raise _machine(str(fault)) from None
+
+    def _search(self, config: RunConfig, crew: Crew) -> None:
+        running: dict[Future[list[Any]], int] = {}
+        checked = False
+        while not self.interrupted():
+            now = standings(self.store, config)
+            if not checked:
+                checked = _check_controls(now)
+            while len(running) < config.workers:
+                task = None if self._late(config) else self._next(now, frozenset(running.values()))
+                if task is None:
+                    break
+                candidate, requests = task
+                running[crew.submit(requests)] = candidate
+                now = standings(self.store, config)
+            self.report(self._progress(now, len(running)))
+            if not running:
+                return
+            done, _ = wait(running, timeout=2, return_when=FIRST_COMPLETED)
+            for future in done:
+                self._take(running.pop(future), future)
+
+    def _late(self, config: RunConfig) -> bool:
+        limit = config.minutes
+        return limit is not None and time.monotonic() - self.started > limit * 60
+
+    def _take(self, candidate: int, future: Future[list[Any]]) -> None:
+        """Keep what a worker says, all of it or nothing."""
+        try:
+            answers = future.result()
+        except MachineFault as fault:
+            self._faults[candidate] = self._faults.get(candidate, 0) + 1
+            self.store.note("infra_error", f"candidate {candidate}: {fault}")
+            if self._faults[candidate] >= _TRIES:
+                stage = StageResult(
+                    stage=Stage.PARITY, status=Status.INFRA_ERROR, message=str(fault)
+                )
+                self.store.record(candidate, Evaluation(evaluator_version="", stages=(stage,)))
+            return
+        for answer in answers:
+            evaluation = Evaluation.model_validate(answer["evaluation"])
+            self.store.record(
+                candidate, evaluation, name=answer["name"], knobs=answer["knobs"] or None
+            )
+
+    def _next(
+        self, now: Standings, running: frozenset[int]
+    ) -> tuple[int, list[tuple[dict[str, Any], float]]] | None:
+        """The most useful request: pending work, a promotion, or a new proposal."""
+        for standing in now.by_id.values():
+            if standing.record.id in running:
+                continue
+            if not standing.stages:
+                return standing.record.id, self._screen(now, standing)
+            # Controls set the scale: they see every context as soon as they are sound.
+            behind = standing.rung < len(now.config.rungs)
+            if standing.record.control and standing.status == Status.OK and behind:
+                return standing.record.id, [self._rung(now, standing)]
+        if now.scale is None:
+            return None
+        for rung in range(len(now.config.rungs) - 1, 0, -1):
+            found = promotable(now, rung, running)
+            if found is not None:
+                return found.record.id, [self._rung(now, found)]
+        if self.store.evaluated() + self._in_flight(now, running) >= now.config.evaluations:
+            return None
+        fresh = self._propose(now)
+        if fresh is None:
+            return None
+        now = standings(self.store, now.config)
+        return fresh, self._screen(now, now.by_id[fresh])
+
+    def _in_flight(self, now: Standings, running: frozenset[int]) -> int:
+        return sum(1 for i in running if not now.by_id[i].stages)
+
+    def _screen(
+        self, now: Standings, standing: Standing
+    ) -> list[tuple[dict[str, Any], float]]:
+        record = standing.record
+        known = {
+            s.record.candidate_hash: s.record.id
+            for s in now.by_id.values()
+            if s.record.candidate_hash and s.record.id != record.id
+        }
+        rng = random.Random(f"{now.config.seed}/{record.id}")
+        request = {
+            "kind": "screen", "text": record.text, "knobs": record.knobs, "seed": record.id,
+            "control": record.control, "contexts": [0, 1], "known": known,
+            "promote": rng.random() < 0.05,  # noqa: PLR2004  (keeps the price model honest)
+        }  # fmt: skip
+        return [(request, _SCREEN_SECONDS), self._rung(now, standing)]
+
+    def _rung(self, now: Standings, standing: Standing) -> tuple[dict[str, Any], float]:
+        config, record = now.config, standing.record
+        ends = (0, *config.rungs)
+        contexts = list(range(ends[standing.rung], ends[standing.rung + 1]))
+        request = {
+            "kind": "accuracy", "text": record.text, "knobs": record.knobs,
+            "control": record.control, "contexts": contexts, "rung": standing.rung,
+        }  # fmt: skip
+        return request, config.timeout * len(contexts)
+
+    def _propose(self, now: Standings) -> int | None:
+        """A new candidate from the proposer that the bandit picks; None if none has any left."""
+        config = now.config
+        rng = random.Random(f"{config.seed}/{len(now.by_id)}")
+        context = search_context(now, seed=rng.randrange(1 << 30))
+        stats = {p.name: _brought(now, p.name) for p in self.proposers}
+        first = choose(stats, rng)
+        for proposer in sorted(self.proposers, key=lambda p: p.name != first):
+            for proposal in proposer.propose(context, 1):
+                candidate, new = self.store.add(
+                    text=proposal.text, knobs=dict(proposal.knobs), proposer=proposal.proposer,
+                    parents=proposal.parents, note=proposal.note,
+                )  # fmt: skip
+                if new:
+                    return candidate
+        return None
+
+    def _measure(self, config: RunConfig) -> None:
+        """Throughput of the front, one at a time, when nothing else of ours runs."""
+        now = standings(self.store, config)
+        members = [*now.front(), *(s for s in now.by_id.values() if s.record.proposer == "seed")]
+        wanted = {
+            s.record.id: s
+            for s in members
+            if s.status == Status.OK and s.losses and s.metric("cpu_speedup") is None
+            and not any(x.stage == Stage.THROUGHPUT for x in s.stages)
+        }  # fmt: skip
+        crew = self._crew(config, 1)
+        try:
+            for done, standing in enumerate(wanted.values()):
+                self.report(Progress("throughput", done, len(wanted), 1, _names(now)))
+                request = {
+                    "kind": "throughput", "text": standing.record.text,
+                    "knobs": standing.record.knobs, "batch": config.throughput_batch,
+                    "context": config.throughput_context, "pairs": config.throughput_pairs,
+                    "threads": config.workers,
+                }  # fmt: skip
+                future = crew.submit([(request, 5 * config.timeout)])
+                while not future.done():
+                    wait([future], timeout=1)
+                    if self.interrupted():
+                        return
+                self._take(standing.record.id, future)
+            self.report(Progress("throughput", len(wanted), len(wanted), 0, _names(now)))
+        finally:
+            crew.close()
+
+    def _progress(self, now: Standings, running: int) -> Progress:
+        config, done = now.config, self.store.evaluated()
+        spent = time.monotonic() - self.started
+        left = None
+        if config.minutes is not None:
+            left = max(0.0, config.minutes * 60 - spent)
+        elif done:
+            left = spent / done * max(0, config.evaluations - done)
+        return Progress("search", done, config.evaluations, running, _names(now), left)
+
+
+def worker_config(config: RunConfig) -> dict[str, Any]:
+    """What a worker needs to know of a run."""
+    return {
+        "accuracy_model": config.accuracy_model, "target": config.model, "device": config.device,
+        "batch": config.batch, "context": config.context, "kv_dtype": config.kv_dtype,
+        "context_tokens": config.context_tokens, "min_recovered": config.min_recovered,
+    }  # fmt: skip
+
+
+def search_context(now: Standings, *, seed: int) -> SearchContext:
+    """What proposers see."""
+    members = {s.record.id for s in now.front()}
+    elites = tuple(
+        Elite(
+            candidate_id=s.record.id, text=s.record.text, knobs=dict(s.record.knobs),
+            loss=s.entry().loss, step_seconds=s.seconds, on_front=s.record.id in members,
+            structure_hash=s.record.structure_hash or "",
+        )
+        for s in now.judged()
+    )  # fmt: skip
+    tried = frozenset(
+        s.record.candidate_hash for s in now.by_id.values() if s.record.candidate_hash
+    )
+    return SearchContext(elites=elites, tried=tried, seed=seed)
+
+
+def _brought(now: Standings, proposer: str) -> tuple[int, int]:
+    """(evaluated, on the front) of a proposer."""
+    mine = [s for s in now.by_id.values() if s.record.proposer == proposer and s.stages]
+    members = {s.record.id for s in now.front()}
+    return len(mine), sum(s.record.id in members for s in mine)
+
+
+def _names(now: Standings) -> tuple[str, ...]:
+    return tuple(
+        f"{s.record.name}#{s.record.id} {s.entry().loss:.2f}@{s.seconds * 1e3:.2f}ms"
+        for s in now.front()
+    )
+
+
+def _check_controls(now: Standings) -> bool:
+    """Whether the controls were all seen; refuses a run in which they make no sense."""
+    found = []
+    for name in _ORDER:
+        standing = now.control(name) or next(
+            (s for s in now.by_id.values() if s.record.name == name), None
+        )
+        if standing is None or not standing.samples:
+            return False
+        found.append((name, standing.samples))
+    problem = order_problem(found)
+    if problem:
+        raise VortexError(
+            f"the controls come out in the wrong order: {problem}",
+            code="E608",
+            hint="the evaluation cannot be trusted: use more contexts, or another model",
+        )
+    return True
+
+
+def _machine(why: str) -> VortexError:
+    return VortexError(f"evaluation failed on this machine: {why}", code="E509", exit_code=3,
+                       hint="mend it, then: vortex-search resume")  # fmt: skip

@@ -1,0 +1,52 @@
+"""What a proposer sees and gives: one interface for seeds, evolution, tuning and language models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from vortex.knobs import KnobValue
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A program with its knobs, where it comes from, and what was changed in one sentence."""
+
+    text: str
+    knobs: Mapping[str, KnobValue]
+    proposer: str
+    parents: tuple[int, ...]
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Elite:
+    """A judged candidate: loss and predicted step seconds are better when lower."""
+
+    candidate_id: int
+    text: str
+    knobs: Mapping[str, KnobValue]
+    loss: float
+    step_seconds: float
+    on_front: bool
+    structure_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class SearchContext:
+    """The state of a search: what was judged, which candidate hashes are taken, a seed."""
+
+    elites: tuple[Elite, ...]
+    tried: frozenset[str]
+    seed: int
+
+
+class Proposer(Protocol):
+    """A source of candidates. The same context gives the same proposals."""
+
+    name: str
+
+    def propose(self, context: SearchContext, n: int) -> list[Proposal]:
+        """Up to ``n`` proposals, each a program that compiles and was not tried."""
+        ...

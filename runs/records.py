@@ -1,0 +1,67 @@
+"""What a run is made of: its configuration and its candidates, as typed records."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from evals.result import Record
+
+SCHEMA_VERSION = 1
+Split = Literal["search", "sealed"]
+
+
+class RunConfig(Record):
+    """All that decides a run; changing it (but for the budgets) makes another run.
+
+    Attributes:
+        model: the target, whose attention is made sparse; its geometry is priced.
+        accuracy_model: the model that really runs: the target itself, or a stand-in.
+        rungs: numbers of contexts at which a candidate is looked at again (racing).
+        keep: share of the candidates that each rung passes on.
+        min_recovered: fidelity below which a candidate is not run at all.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    model: str = "smollm2-135m"
+    accuracy_model: str = "smollm2-135m"
+    device: str = "h200"
+    context: int = Field(default=32768, gt=0)
+    batch: int = Field(default=16, gt=0)
+    kv_dtype: Literal["bf16", "fp8"] = "bf16"
+    evaluations: int = Field(default=60, ge=1)
+    minutes: float | None = Field(default=None, gt=0)
+    seed: int = 0
+    workers: int = Field(default=2, ge=1)
+    rungs: tuple[int, ...] = (3, 8, 24)
+    keep: float = Field(default=0.34, gt=0, le=1)
+    context_tokens: int = Field(default=2048, ge=256)
+    min_recovered: float = 0.3
+    throughput: bool = True
+    throughput_batch: int = Field(default=4, gt=0)
+    throughput_context: int = Field(default=8128, gt=0)
+    throughput_pairs: int = Field(default=8, ge=2)
+    timeout: float = Field(default=120.0, gt=0, description="seconds per context of evaluation")
+    seeds_dir: str | None = None
+    sweep: tuple[int, ...] = ()
+
+    @property
+    def standin(self) -> bool:
+        """Whether accuracy comes from another model than the target."""
+        return self.model != self.accuracy_model
+
+
+class CandidateRecord(Record):
+    """A candidate as proposed; its results are rows of their own."""
+
+    id: int
+    name: str
+    text: str
+    knobs: dict[str, int | float | str]
+    structure_hash: str | None
+    candidate_hash: str | None
+    proposer: str
+    parents: tuple[int, ...]
+    note: str
+    control: bool
