@@ -1,0 +1,175 @@
+"""Does a search find something beyond the known algorithms? Several runs, judged on sealed contexts.
+
+    python benchmarks/search_vs_seeds.py --out results --evaluations 300 --run-seeds 1 2 3
+
+Each run judges all seeds swept over budgets, then searches. From each run one candidate is picked
+on the contexts that the search saw: the one whose loss is lowest, in standard errors of the paired
+difference, against the best known program that is predicted to be no slower. That one is then
+compared on sealed contexts (other texts, other words). Stop it at any time and start it again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from agent.loop import worker_config
+from agent.crew import Crew
+from agent.sealing import Sealing, members, seal
+from agent.standing import Standing, standings
+from evals.models.fetch import cache_dir
+from evals.result import Stage, Status
+from runs.archive import Entry, paired
+from runs.quality import scale_of
+from runs.records import RunConfig
+from runs.store import Store, list_runs
+
+SWEEP = "1024,1448,2048,2896,5793,8192"
+
+
+def main() -> None:
+    """Run or go on with all runs, then compare."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--evaluations", type=int, default=300)
+    parser.add_argument("--contexts", type=int, default=16)
+    parser.add_argument("--sealed", type=int, default=16)
+    parser.add_argument("--workers", type=int, default=2, help="of all runs together")
+    parser.add_argument("--run-seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--seconds", type=float, default=math.inf, help="stop in order after this")
+    args = parser.parse_args()
+    deadline = time.monotonic() + args.seconds
+    args.out.mkdir(parents=True, exist_ok=True)
+    prefill(args.workers, args.contexts, args.sealed)
+    finished = search(args, deadline)
+    for number in args.run_seeds:
+        store = Store.open_to_write(folder_of(args.out, number))
+        if finished or time.monotonic() < deadline:
+            sealing = Sealing(contexts=args.sealed, workers=args.workers)
+            if finished:
+                seal(store, sealing, members(store), lambda p: print(p, file=sys.stderr))
+        verdict = compare(store)
+        (args.out / f"verdict-{number}.json").write_text(json.dumps(verdict, indent=2))
+        print(json.dumps(verdict, indent=2))
+        store.close()
+
+
+def prefill(workers: int, contexts: int, sealed: int) -> None:
+    """All contexts once, for all runs."""
+    cache = (cache_dir(),)
+    crew = Crew("evals.evaluator:Evaluator", worker_config(RunConfig()), size=workers,
+                readable=cache, writable=cache)  # fmt: skip
+    wanted = [("search", i) for i in range(contexts)] + [("sealed", i) for i in range(sealed)]
+    try:
+        for future in [
+            crew.submit([({"kind": "prefill", "split": s, "index": i}, 600.0)]) for s, i in wanted
+        ]:
+            future.result()
+    finally:
+        crew.close()
+
+
+def folder_of(out: Path, number: int) -> Path:
+    """The run of a seed."""
+    runs_dir = out / f"seed-{number}"
+    return runs_dir / list_runs(runs_dir)[0]
+
+
+def search(args: argparse.Namespace, deadline: float) -> bool:
+    """All searches at once; True when each has spent its budget."""
+    share = max(1, args.workers // len(args.run_seeds))
+    processes = []
+    for number in args.run_seeds:
+        runs_dir = args.out / f"seed-{number}"
+        if list_runs(runs_dir):
+            words = ["resume", list_runs(runs_dir)[0], "--workers", str(share)]
+        else:
+            words = ["start", "--seed", str(number), "--evaluations", str(args.evaluations),
+                     "--contexts", str(args.contexts), "--sweep", SWEEP, "--workers", str(share),
+                     "--no-throughput"]  # fmt: skip
+        command = [sys.executable, "-m", "agent.cli", *words, "--runs-dir", str(runs_dir)]
+        log = (args.out / f"seed-{number}.log").open("a")
+        processes.append(subprocess.Popen(command, stdout=log, stderr=log))
+    ended = []
+    for process in processes:
+        try:
+            ended.append(process.wait(max(0.0, deadline - time.monotonic())))
+        except subprocess.TimeoutExpired:
+            process.send_signal(2)
+            ended.append(process.wait(60))
+    return all(code == 0 for code in ended)
+
+
+def compare(store: Store) -> dict[str, object]:
+    """The picked candidate against the known programs, on both splits."""
+    config = store.config()
+    now = standings(store, config)
+    last = [s for s in now.at_rung(len(config.rungs)) if s.status == Status.OK]
+    known = [s for s in last if s.record.proposer == "seed"]
+    found = [s for s in last if s.record.proposer != "seed"]
+    seen = {s.record.id: s.entry() for s in last}
+    ranked = [(margin(seen[f.record.id], [seen[k.record.id] for k in known]), f) for f in found]
+    ranked = [r for r in ranked if r[0]["against"] is not None]
+    verdict: dict[str, object] = {
+        "run": store.name, "judged": store.evaluated(), "last_rung": len(last),
+        "known": len(known), "found": len(found),
+    }  # fmt: skip
+    if not ranked:
+        return verdict
+    on_search, best = min(ranked, key=lambda r: r[0]["z"])
+    verdict |= {"candidate": describe(best), "search_split": on_search}
+    sealed = sealed_entries(store, [best, *known])
+    if sealed and best.record.id in sealed:
+        others = [sealed[k.record.id] for k in known if k.record.id in sealed]
+        verdict["sealed_split"] = margin(sealed[best.record.id], others)
+    return verdict
+
+
+def margin(entry: Entry, known: list[Entry]) -> dict[str, float | int | None]:
+    """Against the known programs that are predicted to be no slower: the closest one's paired
+    difference (negative: the candidate loses less), and how many known ones it dominates."""
+    rivals = [k for k in known if k.seconds <= entry.seconds * (1 + 1e-9)]
+    if not rivals:
+        return {"against": None, "z": math.inf}
+    gaps = {k.id: paired(entry.losses, k.losses) for k in rivals}
+    closest = max(gaps, key=lambda i: gaps[i].z)
+    slower = [k for k in known if k.seconds >= entry.seconds * (1 - 1e-9)]
+    beaten = sum(paired(entry.losses, k.losses).z < -1.64 for k in slower)  # noqa: PLR2004
+    gap = gaps[closest]
+    return {
+        "against": closest, "rivals": len(rivals), "difference": gap.value, "error": gap.error,
+        "z": gap.z, "n": gap.n, "loss": entry.loss, "known_dominated": beaten,
+        "known_no_faster": len(slower),
+    }  # fmt: skip
+
+
+def sealed_entries(store: Store, chosen: list[Standing]) -> dict[int, Entry]:
+    """Places on the sealed contexts, normalised by the sealed controls."""
+    samples = store.samples("sealed")
+    ids = {r.name: r.id for r in store.candidates() if r.control}
+    scale = scale_of(samples.get(ids["Full"], ()), samples.get(ids["RandomPages"], ()))
+    if scale is None:
+        return {}
+    return {
+        s.record.id: Entry(s.record.id, scale.loss(samples[s.record.id]), s.seconds)
+        for s in chosen
+        if s.record.id in samples and any(x.stage == Stage.SEALED for x in s.stages)
+    }
+
+
+def describe(standing: Standing) -> dict[str, object]:
+    """A candidate for the record."""
+    record = standing.record
+    return {
+        "id": record.id, "name": record.name, "knobs": record.knobs, "parents": record.parents,
+        "note": record.note, "predicted_step_seconds": standing.seconds, "program": record.text,
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
