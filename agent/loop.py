@@ -15,7 +15,7 @@ from agent.crew import Crew, MachineFault
 from agent.proposers.base import Elite, Proposer, SearchContext
 from agent.standing import Standing, Standings, promotable, standings
 from evals.models.fetch import cache_dir
-from evals.result import Evaluation, Stage, StageResult, Status
+from evals.result import Evaluation, Sample, Stage, StageResult, Status
 from runs.quality import order_problem
 from runs.records import RunConfig
 from runs.store import Store
@@ -319,17 +319,29 @@ def _names(now: Standings) -> tuple[str, ...]:
     )
 
 
-def _check_controls(now: Standings) -> bool:
-    """Whether the controls were all seen; refuses a run in which they make no sense."""
+def _controls(now: Standings) -> list[tuple[str, Sequence[Sample]]]:
+    """The controls that were evaluated, from the one that must be worst to the best."""
     found = []
     for name in _ORDER:
         standing = now.control(name) or next(
             (s for s in now.by_id.values() if s.record.name == name), None
         )
-        if standing is None or not standing.samples:
-            return False
-        found.append((name, standing.samples))
-    problem = order_problem(found)
+        if standing is not None and standing.samples:
+            found.append((name, standing.samples))
+    return found
+
+
+def controls_problem(now: Standings) -> str:
+    """What is wrong with the order of the controls, or ''."""
+    return order_problem(_controls(now))
+
+
+def _check_controls(now: Standings) -> bool:
+    """Whether the controls saw every context; refuses a run in which they make no sense."""
+    last = len(now.config.rungs)
+    if any(s.rung < last for s in now.by_id.values() if s.record.control) or now.scale is None:
+        return False
+    problem = controls_problem(now)
     if problem:
         raise VortexError(
             f"the controls come out in the wrong order: {problem}",

@@ -20,10 +20,11 @@ from pathlib import Path
 
 from agent.loop import worker_config
 from agent.crew import Crew
-from agent.sealing import Sealing, members, seal
+from agent.sealing import Sealing, seal
 from agent.standing import Standing, standings
 from evals.models.fetch import cache_dir
-from evals.result import Stage, Status
+from evals.evaluator import EVALUATOR_VERSION
+from evals.result import Evaluation, Stage, Status
 from runs.archive import Entry, paired
 from runs.quality import scale_of
 from runs.records import RunConfig
@@ -52,7 +53,9 @@ def main() -> None:
         if finished or time.monotonic() < deadline:
             sealing = Sealing(contexts=args.sealed, workers=args.workers)
             if finished:
-                seal(store, sealing, members(store), lambda p: print(p, file=sys.stderr))
+                for earlier in args.run_seeds[: args.run_seeds.index(number)]:
+                    share_sealed(folder_of(args.out, earlier), store)
+                seal(store, sealing, wanted(store), lambda p: print(p, file=sys.stderr))
         verdict = compare(store)
         (args.out / f"verdict-{number}.json").write_text(json.dumps(verdict, indent=2))
         print(json.dumps(verdict, indent=2))
@@ -103,6 +106,40 @@ def search(args: argparse.Namespace, deadline: float) -> bool:
             process.send_signal(2)
             ended.append(process.wait(60))
     return all(code == 0 for code in ended)
+
+
+def share_sealed(folder: Path, store: Store) -> None:
+    """Take over what another run measured of the same candidates: evaluation is deterministic."""
+    other = Store.open_to_read(folder)
+    samples, stages = other.samples("sealed"), other.stages()
+    ids = {r.candidate_hash: r for r in other.candidates() if r.id in samples}
+    for record in store.candidates():
+        twin = ids.get(record.candidate_hash)
+        if twin is None or record.candidate_hash is None:
+            continue
+        kept = [s for s in stages[twin.id] if s.stage == Stage.SEALED]
+        stage = kept[0].model_copy(update={"samples": tuple(samples[twin.id])})
+        store.record(
+            record.id,
+            Evaluation(
+                evaluator_version=EVALUATOR_VERSION, structure_hash=record.structure_hash,
+                candidate_hash=record.candidate_hash, stages=(stage,),
+            ),
+            name=record.name,
+        )  # fmt: skip
+    other.close()
+
+
+def wanted(store: Store) -> list[Standing]:
+    """The picked candidate, the known programs that saw every context, and the controls."""
+    now = standings(store, store.config())
+    last = [s for s in now.at_rung(len(now.config.rungs)) if s.status == Status.OK]
+    picked = compare(store).get("candidate")
+    chosen = [s for s in now.by_id.values() if s.record.control and s.samples]
+    chosen += [s for s in last if s.record.proposer == "seed"]
+    if isinstance(picked, dict):
+        chosen.append(now.by_id[int(picked["id"])])
+    return chosen
 
 
 def compare(store: Store) -> dict[str, object]:

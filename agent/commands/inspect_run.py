@@ -1,20 +1,213 @@
-"""Commands that look at runs."""
+"""Commands that look at runs and take things out of them."""
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import sys
 from pathlib import Path
 
 import click
 
-from runs.store import list_runs
+from agent.presentation import board_of, sealed_losses
+from agent.sealing import Sealing, members, seal
+from agent.standing import Standing, standings
+from agent.view import View
+from runs.archive import paired
+from runs.board import COLUMNS, cell_of, shown
+from runs.export import best_of, export
+from runs.leaderboard import render_csv, render_json, render_markdown, render_terminal
+from runs.quality import RANKED_TASKS
+from runs.report import write_report
+from runs.store import Store, find_run, list_runs
+from vortex.compile import compile_text
+from vortex.errors import VortexError, printable
+from vortex.ir import graph_text
+
+_DIR = click.option("--runs-dir", type=click.Path(path_type=Path), default=Path("vortex-runs"))
+
+
+def opened(runs_dir: Path, run: str | None) -> Store:
+    """A run to read; the latest when none is named."""
+    return Store.open_to_read(find_run(runs_dir, run))
+
+
+def standing_of(store: Store, candidate: int) -> Standing:
+    """A candidate of a run.
+
+    Raises:
+        VortexError: E610, there is none with this number.
+    """
+    found = standings(store, store.config()).by_id
+    if candidate not in found:
+        raise VortexError(
+            f"run {store.name} has no candidate {candidate}", code="E610",
+            hint=f"it has 1 to {max(found, default=0)}",
+        )  # fmt: skip
+    return found[candidate]
 
 
 @click.command("runs")
-@click.option("--runs-dir", type=click.Path(path_type=Path), default=Path("vortex-runs"))
+@_DIR
 def runs_command(runs_dir: Path) -> None:
-    """List the runs."""
+    """List the runs, oldest first."""
     for name in list_runs(runs_dir):
-        click.echo(name)
+        try:
+            store = Store.open_to_read(runs_dir / name)
+            config = store.config()
+            click.echo(
+                f"{name}  {config.model}  {store.evaluated()}/{config.evaluations} judged"
+            )
+        except VortexError as error:
+            click.echo(f"{name}  error[{error.code}]: {error.message}")
 
 
-COMMANDS = (runs_command,)
+@click.command()
+@click.argument("run", required=False)
+@click.option("--json", "form", flag_value="json")
+@click.option("--markdown", "form", flag_value="markdown")
+@click.option("--csv", "form", flag_value="csv")
+@click.option("--top", type=int, help="Candidates to show.  [default: 20, or all with --csv]")
+@_DIR
+def leaderboard(run: str | None, form: str | None, top: int | None, runs_dir: Path) -> None:
+    """Show the best of a run, beside its controls."""
+    board = board_of(opened(runs_dir, run))
+    if form == "json":
+        click.echo(render_json(board))
+    elif form == "csv":
+        click.echo(render_csv(board), nl=False)
+    elif form == "markdown":
+        click.echo(render_markdown(board, top=top or 20), nl=False)
+    else:
+        color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+        width = shutil.get_terminal_size((200, 24)).columns if sys.stdout.isatty() else 200
+        click.echo(render_terminal(board, color=color, width=width, top=top or 20), nl=False)
+
+
+@click.command()
+@click.argument("candidate", type=int)
+@click.option("--run", help="The latest run when none is named.")
+@click.option("--json", "as_json", is_flag=True)
+@_DIR
+def show(candidate: int, run: str | None, as_json: bool, runs_dir: Path) -> None:
+    """Show a candidate: program, lineage, metrics."""
+    store = opened(runs_dir, run)
+    standing_of(store, candidate)
+    board = board_of(store)
+    row = next(r for r in board.rows if r.id == candidate)
+    if as_json:
+        data = json.loads(render_json(board))
+        click.echo(json.dumps(next(r for r in data["rows"] if r["id"] == candidate), indent=2))
+        return
+    click.echo(f"candidate {row.id} {printable(row.name)} of {board.run}: {row.status}")
+    click.echo(f"from {row.proposer}, parents {', '.join(map(str, row.parents)) or 'none'}: "
+               f"{printable(row.note, limit=300)}")  # fmt: skip
+    click.echo(", ".join(f"{k} = {v}" for k, v in row.knobs.items()))
+    for title, attribute, form, origin in COLUMNS:
+        click.echo(f"  {title:14} {shown(cell_of(row, attribute), form):>18}  {origin}")
+    if row.message:
+        click.echo("\n".join(printable(line) for line in row.message.splitlines()))
+    click.echo()
+    click.echo("\n".join(printable(line, limit=400) for line in row.program.splitlines()))
+
+
+@click.command()
+@click.argument("a", type=int)
+@click.argument("b", type=int)
+@click.option("--run", help="The latest run when none is named.")
+@click.option("--json", "as_json", is_flag=True)
+@_DIR
+def compare(a: int, b: int, run: str | None, as_json: bool, runs_dir: Path) -> None:
+    """Compare two candidates, paired by context."""
+    store = opened(runs_dir, run)
+    now = standings(store, store.config())
+    left, right = standing_of(store, a), standing_of(store, b)
+    sealed = sealed_losses(store, now)
+    pairs = {"loss gap": (left.losses, right.losses)}
+    if now.scale is not None:
+        for task in RANKED_TASKS:
+            gaps = tuple(now.scale.gaps(s.samples, task) for s in (left, right))
+            pairs[f"{task} gap"] = (gaps[0], gaps[1])
+    if a in sealed and b in sealed:
+        pairs["sealed gap"] = (sealed[a], sealed[b])
+    results = {name: paired(x, y) for name, (x, y) in pairs.items()}
+    if as_json:
+        data: dict[str, object] = {
+            n: {"difference": d.value, "stderr": d.error, "n": d.n}
+            for n, d in results.items() if d.n > 1
+        }  # fmt: skip
+        data["predicted_step_seconds"] = [left.seconds, right.seconds]
+        click.echo(json.dumps(data, indent=2))
+        return
+    click.echo(f"{a} {printable(left.record.name)} minus {b} {printable(right.record.name)} "
+               "(measured, paired by context; negative: the first loses less)")  # fmt: skip
+    for name, d in results.items():
+        text = f"{d.value:+.3f} ± {d.error:.3f}  ({d.z:+.1f} s.e., n = {d.n})" if d.n > 1 else "–"
+        click.echo(f"  {name:12} {text}")
+    click.echo(f"  step         {left.seconds * 1e3:.3f} ms against {right.seconds * 1e3:.3f} ms, "
+               f"predicted for {now.config.device}")  # fmt: skip
+
+
+@click.command("seal")
+@click.argument("run", required=False)
+@click.option("--contexts", default=12, show_default=True)
+@click.option("--workers", type=int)
+@_DIR
+def seal_command(run: str | None, contexts: int, workers: int | None, runs_dir: Path) -> None:
+    """Re-measure front, seeds and controls on contexts that the search never saw."""
+    store = Store.open_to_write(find_run(runs_dir, run))
+    view = View()
+    try:
+        sealing = Sealing(contexts, workers or store.config().workers)
+        seal(store, sealing, members(store), view)
+    finally:
+        view.finish()
+        store.close()
+
+
+@click.command("export")
+@click.argument("run", required=False)
+@click.option("--best", is_flag=True, help="The front's fastest member that is surely tolerable.")
+@click.option("--id", "candidate", type=int, help="This candidate.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True)
+@click.option("--force", is_flag=True, help="Replace what the folder holds.")
+@_DIR
+def export_command(
+    run: str | None, best: bool, candidate: int | None, out: Path, force: bool, runs_dir: Path
+) -> None:
+    """Write a candidate as a folder that anyone can read and run."""
+    if best == (candidate is not None):
+        raise VortexError("name one of --best and --id", code="E611", hint="--best, or --id 12")
+    store = opened(runs_dir, run)
+    board = board_of(store)
+    if candidate is not None:
+        standing_of(store, candidate)
+    row = best_of(board) if best else next(r for r in board.rows if r.id == candidate)
+    bound = compile_text(row.program, row.knobs, reserved=row.control)
+    canonical = {
+        "format": 1, "name": row.name, "knobs": dict(bound.knobs), "page_size": bound.page_size,
+        "dtype": bound.dtype, "dense_layers": [bound.dense_first, bound.dense_last],
+        "structure_hash": bound.structure_hash, "candidate_hash": bound.candidate_hash,
+        "summarize": graph_text(bound.fields), "score": graph_text(bound.scores),
+        "select": graph_text({"select": bound.select}),
+    }  # fmt: skip
+    export(row, board, canonical, out, force=force)
+    click.echo(f"candidate {row.id} {printable(row.name)} is in {out}", err=True)
+
+
+@click.command()
+@click.argument("run", required=False)
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="[default: RUN/report.html]")
+@_DIR
+def report(run: str | None, out: Path | None, runs_dir: Path) -> None:
+    """Write one HTML file about a run."""
+    store = opened(runs_dir, run)
+    path = out or store.folder / "report.html"
+    write_report(board_of(store), path)
+    click.echo(str(path))
+
+
+COMMANDS = (
+    runs_command, leaderboard, show, compare, seal_command, export_command, report,
+)  # fmt: skip

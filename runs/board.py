@@ -1,0 +1,99 @@
+"""What a run shows: one frozen table of rows, from which every view is rendered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A number with its standard error; ``value`` None: not measured."""
+
+    value: float | None
+    error: float | None = None
+    n: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One candidate. ``cpu_*`` are measured, ``step_*`` and ``index_bytes`` predicted."""
+
+    id: int
+    name: str
+    proposer: str
+    control: bool
+    on_front: bool
+    status: str
+    knobs: Mapping[str, int | float | str]
+    kept_tokens: float | None
+    loss_gap: Cell
+    worst_gap: Cell
+    worst_task: str
+    needle_nll: Cell
+    needle_exact: Cell
+    copy_nll: Cell
+    copy_top1: Cell
+    single_exact: Cell
+    kl: Cell
+    sealed_gap: Cell
+    cpu_speedup: Cell
+    cpu_tokens_per_second: Cell
+    step_seconds: float | None
+    step_speedup: float | None
+    index_bytes: float | None
+    parents: tuple[int, ...]
+    note: str
+    program: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """A run. Candidates come best first: the front by predicted time, then the rest by loss."""
+
+    run: str
+    target: str
+    accuracy_model: str
+    standin_note: str
+    device: str
+    workload: str
+    budgets: str
+    throughput_workload: str
+    rows: tuple[Row, ...]
+    evaluated: int
+    statuses: Mapping[str, int]
+    controls_problem: str
+    config: Mapping[str, object]
+    environment: Mapping[str, str]
+
+
+# The columns of every table: heading, attribute, number format, how it was obtained.
+COLUMNS: tuple[tuple[str, str, str, str], ...] = (
+    ("loss gap", "loss_gap", ".3f", "measured"),
+    ("worst task", "worst_gap", ".3f", "measured"),
+    ("needle nll", "needle_nll", ".2f", "measured"),
+    ("needle exact", "needle_exact", ".2f", "measured"),
+    ("copy top-1", "copy_top1", ".2f", "measured"),
+    ("sealed gap", "sealed_gap", ".3f", "measured"),
+    ("CPU speed-up", "cpu_speedup", ".2f", "measured"),
+    ("step ms", "step_ms", ".3f", "predicted"),
+    ("speed-up", "step_speedup", ".2f", "predicted"),
+    ("index B/token", "index_bytes", ".0f", "predicted"),
+)
+
+
+def cell_of(row: Row, attribute: str) -> Cell:
+    """A column's number, whatever kind it is."""
+    if attribute == "step_ms":
+        return Cell(None if row.step_seconds is None else row.step_seconds * 1e3)
+    value = getattr(row, attribute)
+    return value if isinstance(value, Cell) else Cell(value)
+
+
+def shown(cell: Cell, form: str) -> str:
+    """``value ± error``, or a dash."""
+    if cell.value is None:
+        return "–"
+    error = "" if cell.error is None else f" ± {cell.error:{form}}"
+    return f"{cell.value:{form}}{error}"

@@ -1,0 +1,143 @@
+"""The leaderboard as terminal text, Markdown, CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import math
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from runs.board import COLUMNS, Board, Row, cell_of, shown
+from vortex.errors import printable
+
+
+def facts(board: Board) -> list[str]:
+    """What must be said above every table."""
+    lines = [
+        f"run {board.run}: {board.evaluated} candidates judged for {board.target} "
+        f"({', '.join(f'{n} {s}' for s, n in board.statuses.items())})",
+        f"accuracy: measured on {board.accuracy_model}, {board.budgets}",
+        f"step time: predicted for {board.device}, {board.workload}",
+        f"CPU speed-up: measured against full attention, {board.throughput_workload}",
+        "loss gap: 0 = full attention, 1 = random pages; mean of needle and copy; "
+        "± one standard error over contexts",
+    ]
+    if board.standin_note:
+        lines.insert(1, f"STAND-IN: {board.standin_note}")
+    if board.controls_problem:
+        lines.append(f"WARNING: the controls are out of order: {board.controls_problem}")
+    return lines
+
+
+def _blocks(board: Board, top: int | None) -> list[tuple[str, list[Row]]]:
+    found = [r for r in board.rows if not r.control]
+    return [
+        ("candidates (* on the front)", found[:top]),
+        ("controls", [r for r in board.rows if r.control]),
+    ]
+
+
+def _title(row: Row) -> str:
+    return f"{'*' if row.on_front else ' '}{row.id:>4} {printable(row.name, limit=24)}"
+
+
+def _knobs(row: Row) -> str:
+    text = " ".join(f"{k}={v}" for k, v in row.knobs.items() if k in ("budget", "page_size"))
+    return printable(text.replace("page_size", "page"), limit=40)
+
+
+def render_terminal(board: Board, *, color: bool, width: int, top: int | None = None) -> str:
+    """Tables for a terminal of ``width`` columns."""
+    console = Console(
+        file=io.StringIO(), width=max(width, 60), force_terminal=color, no_color=not color,
+        highlight=False,
+    )  # fmt: skip
+    for line in facts(board):
+        console.print(Text(printable(line, limit=400)))
+    for title, rows in _blocks(board, top):
+        table = Table(title=title, title_justify="left", box=None, padding=(0, 1), show_edge=False)
+        table.add_column("id name", no_wrap=True)
+        table.add_column("from")
+        table.add_column("knobs")
+        for heading, _, _, origin in COLUMNS:
+            table.add_column(f"{heading}\n({origin})", justify="right", no_wrap=True)
+        for row in rows:
+            cells = [shown(cell_of(row, a), f) for _, a, f, _ in COLUMNS]
+            style = "bold" if row.on_front and color else ""
+            table.add_row(
+                *(Text(c) for c in (_title(row), row.proposer, _knobs(row), *cells)), style=style
+            )
+        console.print()
+        console.print(table)
+    output = console.file
+    assert isinstance(output, io.StringIO)
+    return output.getvalue()
+
+
+def render_markdown(board: Board, *, top: int | None = None) -> str:
+    """Tables as GitHub renders them."""
+    lines = [f"- {_escaped(line)}" for line in facts(board)]
+    for title, rows in _blocks(board, top):
+        headings = [f"{h} ({o})" for h, _, _, o in COLUMNS]
+        lines += ["", f"**{title}**", "", f"| id | name | from | knobs | {' | '.join(headings)} |"]
+        lines.append("|" + " --- |" * 4 + " ---: |" * len(COLUMNS))
+        for row in rows:
+            cells = [shown(cell_of(row, a), f) for _, a, f, _ in COLUMNS]
+            first = f"{row.id}{'*' if row.on_front else ''}"
+            texts = [first, row.name, row.proposer, _knobs(row), *cells]
+            lines.append("| " + " | ".join(_escaped(t) for t in texts) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _escaped(text: str) -> str:
+    clean = printable(text, limit=400)
+    for char in "\\|`*_<>[]":
+        clean = clean.replace(char, {"<": "&lt;", ">": "&gt;"}.get(char, "\\" + char))
+    return clean
+
+
+def render_csv(board: Board) -> str:
+    """Raw numbers: ``measured_NAME``, its ``_se`` and ``_n``, and ``predicted_NAME``."""
+    output = io.StringIO()
+    writer = csv.writer(output)
+    names = [(a, f"{o}_{a}") for _, a, _, o in COLUMNS]
+    header = ["id", "name", "proposer", "control", "on_front", "status", "knobs"]
+    for attribute, name in names:
+        header += [name] if name.startswith("predicted") else [name, f"{name}_se", f"{name}_n"]
+        del attribute
+    writer.writerow(header)
+    for row in board.rows:
+        line: list[object] = [
+            row.id, printable(row.name), row.proposer, int(row.control), int(row.on_front),
+            row.status, json.dumps(dict(row.knobs)),
+        ]  # fmt: skip
+        for attribute, name in names:
+            cell = cell_of(row, attribute)
+            line += [cell.value] if name.startswith("predicted") else [
+                cell.value, cell.error, cell.n]  # fmt: skip
+        writer.writerow(line)
+    return output.getvalue()
+
+
+def render_json(board: Board) -> str:
+    """Everything, with the origin of each number."""
+    data = dataclasses.asdict(board)
+    data["origins"] = {attribute: origin for _, attribute, _, origin in COLUMNS}
+    return json.dumps(_finite(data), indent=2, sort_keys=False)
+
+
+def _finite(value: object) -> object:
+    """JSON has no infinity."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_finite(v) for v in value]
+    return value

@@ -1,0 +1,45 @@
+"""One self-contained HTML file about a run: the front as a plot, the table, the programs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, select_autoescape
+
+from runs.board import COLUMNS, Board, cell_of, shown
+from runs.leaderboard import facts, render_json
+from vortex.errors import ExitCode, VortexError
+
+
+def render_report(board: Board) -> str:
+    """The page. Every text is escaped; the data is JSON that cannot close its element."""
+    loader = PackageLoader("runs", package_path="")
+    environment = Environment(loader=loader, autoescape=select_autoescape(("html", "j2")))
+    data = json.loads(render_json(board))
+    data["columns"] = [{"title": t, "name": n, "origin": o} for t, n, _, o in COLUMNS]
+    for row, full in zip(data["rows"], board.rows, strict=True):
+        row["step_ms"] = None if full.step_seconds is None else full.step_seconds * 1e3
+        row["shown"] = [shown(cell_of(full, n), f) for _, n, f, _ in COLUMNS]
+    text = json.dumps(data)
+    for char in "<>&\u2028\u2029":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return environment.get_template("report.html.j2").render(
+        board=board, facts=facts(board), data=text
+    )
+
+
+def write_report(board: Board, path: Path) -> None:
+    """Write the page.
+
+    Raises:
+        VortexError: E604, it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(render_report(board), encoding="utf-8")
+    except OSError as error:
+        raise VortexError(
+            f"cannot write {path}: {error.strerror or error}", code="E604",
+            hint="free some space, or name another file with -o", exit_code=ExitCode.ENVIRONMENT,
+        ) from None  # fmt: skip
