@@ -9,7 +9,7 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 TORCH_ARGS ?=
 PYTEST_ARGS ?=
-DEMO_ARGS ?= --seed 1
+DEMO_ARGS ?= --seed 1 --evaluations 44 --contexts 12
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -26,7 +26,7 @@ out/.demo: $(VENV)/.installed
 	$(BIN)/vortex-search models fetch smollm2-135m
 	$(BIN)/vortex-search start --model smollm2-135m --runs-dir vortex-runs $(DEMO_ARGS)
 	$(BIN)/vortex-search report latest --runs-dir vortex-runs -o out/report.html
-	$(BIN)/vortex-search export latest --best --runs-dir vortex-runs -o out/winner
+	$(BIN)/vortex-search export latest --best --force --runs-dir vortex-runs -o out/winner
 	touch $@
 
 # Lint, types and tests that need neither an accelerator nor much time.

@@ -68,7 +68,5 @@ for command in (*judge.COMMANDS, *search.COMMANDS, *inspect_run.COMMANDS):
     main.add_command(command)
 
 
-
-
 if __name__ == "__main__":
     main()

@@ -194,9 +194,7 @@ class Search:
     def _in_flight(self, now: Standings, running: frozenset[int]) -> int:
         return sum(1 for i in running if not now.by_id[i].stages)
 
-    def _screen(
-        self, now: Standings, standing: Standing
-    ) -> list[tuple[dict[str, Any], float]]:
+    def _screen(self, now: Standings, standing: Standing) -> list[tuple[dict[str, Any], float]]:
         record = standing.record
         known = {
             s.record.candidate_hash: s.record.id
@@ -207,7 +205,7 @@ class Search:
         request = {
             "kind": "screen", "text": record.text, "knobs": record.knobs, "seed": record.id,
             "control": record.control, "contexts": [0, 1], "known": known,
-            "promote": rng.random() < 0.05,  # noqa: PLR2004  (keeps the price model honest)
+            "promote": rng.random() < 0.05,
         }  # fmt: skip
         return [(request, _SCREEN_SECONDS), self._rung(now, standing)]
 
@@ -256,7 +254,7 @@ class Search:
                     "kind": "throughput", "text": standing.record.text,
                     "knobs": standing.record.knobs, "batch": config.throughput_batch,
                     "context": config.throughput_context, "pairs": config.throughput_pairs,
-                    "threads": config.workers,
+                    "threads": config.workers, "contexts": list(range(config.rungs[0])),
                 }  # fmt: skip
                 future = crew.submit([(request, 5 * config.timeout)])
                 while not future.done():
@@ -321,7 +319,7 @@ def _names(now: Standings) -> tuple[str, ...]:
 
 def _controls(now: Standings) -> list[tuple[str, Sequence[Sample]]]:
     """The controls that were evaluated, from the one that must be worst to the best."""
-    found = []
+    found: list[tuple[str, Sequence[Sample]]] = []
     for name in _ORDER:
         standing = now.control(name) or next(
             (s for s in now.by_id.values() if s.record.name == name), None

@@ -55,8 +55,12 @@ class Standings:
     scale: Scale | None
 
     def judged(self) -> list[Standing]:
-        """Candidates (not controls) with losses."""
-        return [s for s in self.by_id.values() if s.losses and not s.record.control]
+        """Candidates (not controls) with losses that no stage has failed."""
+        return [
+            s
+            for s in self.by_id.values()
+            if s.losses and not s.record.control and s.status == Status.OK
+        ]
 
     def at_rung(self, rung: int) -> list[Standing]:
         """Judged candidates that completed a rung, counted from 1."""

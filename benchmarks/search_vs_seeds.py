@@ -1,4 +1,4 @@
-"""Does a search find something beyond the known algorithms? Several runs, judged on sealed contexts.
+"""Does a search find more than the known algorithms? Several runs, judged on sealed contexts.
 
     python benchmarks/search_vs_seeds.py --out results --evaluations 300 --run-seeds 1 2 3
 
@@ -18,12 +18,12 @@ import sys
 import time
 from pathlib import Path
 
-from agent.loop import worker_config
 from agent.crew import Crew
+from agent.loop import worker_config
 from agent.sealing import Sealing, seal
 from agent.standing import Standing, standings
-from evals.models.fetch import cache_dir
 from evals.evaluator import EVALUATOR_VERSION
+from evals.models.fetch import cache_dir
 from evals.result import Evaluation, Stage, Status
 from runs.archive import Entry, paired
 from runs.quality import scale_of
@@ -176,7 +176,7 @@ def margin(entry: Entry, known: list[Entry]) -> dict[str, float | int | None]:
     gaps = {k.id: paired(entry.losses, k.losses) for k in rivals}
     closest = max(gaps, key=lambda i: gaps[i].z)
     slower = [k for k in known if k.seconds >= entry.seconds * (1 - 1e-9)]
-    beaten = sum(paired(entry.losses, k.losses).z < -1.64 for k in slower)  # noqa: PLR2004
+    beaten = sum(paired(entry.losses, k.losses).z < -1.64 for k in slower)
     gap = gaps[closest]
     return {
         "against": closest, "rivals": len(rivals), "difference": gap.value, "error": gap.error,

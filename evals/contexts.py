@@ -61,9 +61,7 @@ def build_context(spec: ContextSpec, tokenizer: Tokenizer) -> Context:
         tokenizer=tokenizer,
     )  # fmt: skip
     tokens = plant(filler[:length], facts, setting.rng("places"), tokenizer)
-    questions = tuple(
-        q for task in TASKS for q in task.questions(setting, tokens, filler[length:])
-    )
+    questions = tuple(q for task in TASKS for q in task.questions(setting, tokens, filler[length:]))
     content = [VERSION, tokens, [[q.task, q.prompt, q.answer] for q in questions]]
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     return Context(spec.name, source, tuple(tokens), questions, digest)

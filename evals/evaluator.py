@@ -17,6 +17,7 @@ from evals.parity import Shape, disagreement
 from evals.prefill import Prefilled, prefill
 from evals.result import Evaluation, Metric, Stage, StageResult, Status
 from evals.scoring import score
+from evals.texts import Split
 from evals.throughput import Bench, measure
 from vortex.compile import bind, parse
 from vortex.cost import Price, price
@@ -202,23 +203,22 @@ class Evaluator:
             )  # fmt: skip
         stage = Stage.SEALED if request.get("split") == "sealed" else Stage.ACCURACY
         rung = int(request.get("rung", 0))
-        stages.append(
-            StageResult(stage=stage, rung=rung, status=Status.OK, samples=tuple(samples))
-        )
+        stages.append(StageResult(stage=stage, rung=rung, status=Status.OK, samples=tuple(samples)))
 
     def _throughput(
         self, request: Mapping[str, Any], candidate: Candidate, stages: list[StageResult]
     ) -> None:
         steps = int(request["pairs"])
         context = min(int(request["context"]), self.model.spec.max_context - 2 * steps)
-        prefilled = self._context({**request, "index": 0})
+        contexts = [self._context({**request, "index": i}) for i in request["contexts"]]
+        kv = torch.cat([c.kv for c in contexts], 3)
         threads = int(request["threads"])
         torch.set_num_threads(threads)
         try:
             timing = measure(
                 self.model,
                 candidate,
-                Bench(prefilled.kv, int(request["batch"]), context, steps, self.workload.context,
+                Bench(kv, int(request["batch"]), context, steps, self.workload.context,
                       self._dense(candidate)),
             )  # fmt: skip
         finally:
@@ -248,7 +248,7 @@ class Evaluator:
         )
 
     def _spec(self, request: Mapping[str, Any]) -> ContextSpec:
-        split = "sealed" if request.get("split") == "sealed" else "search"
+        split: Split = "sealed" if request.get("split") == "sealed" else "search"
         return ContextSpec(split, int(request["index"]), int(self.config["context_tokens"]))
 
     def _context(self, request: Mapping[str, Any]) -> Prefilled:

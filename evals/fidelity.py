@@ -18,8 +18,8 @@ class Fidelity:
 
     Attributes:
         mass: share of the true attention mass that the kept pages hold.
-        best, chance: the same for the best pages, and expected of the random control (a sink, two recent
-            pages, the rest by chance), at equal counts.
+        best, chance: the same for the best pages, and expected of the random control (a sink,
+            two recent pages, the rest by chance), at equal counts.
         error: |output - full output| / |full output|.
     """
 
@@ -45,9 +45,7 @@ def fidelity(
 ) -> Fidelity:
     """Score the recorded queries of a context against its own tokens, every sparse layer."""
     layers = prefilled.kv.shape[0]
-    router = Router(
-        candidate, context=prefilled.kv.shape[3], workload_context=workload_context
-    )
+    router = Router(candidate, context=prefilled.kv.shape[3], workload_context=workload_context)
     rows = [
         _layer(candidate, router, prefilled, layer, scale)
         for layer in range(layers)
@@ -99,7 +97,8 @@ def _context_mass(q: Tensor, k: Tensor, size: int, scale: float) -> Tensor:
     """True attention mass by page of the context alone: ``[kv_head, row, step, page]``."""
     weights = torch.softmax(torch.einsum("abthd,and->abthn", q * scale, k), -1).sum(3)
     pad = -weights.shape[-1] % size
-    return torch.nn.functional.pad(weights, (0, pad)).unflatten(-1, (-1, size)).sum(-1)
+    padded = torch.nn.functional.pad(weights, (0, pad))
+    return padded.view(*padded.shape[:-1], -1, size).sum(-1)
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None, scale: float) -> Tensor:
@@ -107,4 +106,3 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None, scale: floa
     if keep is not None:
         logits = logits.masked_fill(~keep[:, :, :, None], float("-inf"))
     return torch.einsum("abthn,and->abthd", torch.softmax(logits, -1), v)
-

@@ -36,7 +36,7 @@ def disagreement(candidate: Candidate, shape: Shape, *, seed: int) -> str | None
     for the pages that the backend chose, within 1e-4 relative to the largest output.
     """
     for number, pages in enumerate(_CONTEXTS):
-        tokens = round(pages * candidate.page_size) if pages != 3 else 3  # noqa: PLR2004
+        tokens = round(pages * candidate.page_size) if pages != 3 else 3
         problem = _one_context(candidate, shape, tokens, seed * 100 + number)
         if problem:
             return f"at {tokens} tokens of context: {problem}"

@@ -84,4 +84,4 @@ def _own_network() -> str:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_NEW_NETWORK) == 0 or libc.unshare(_NEW_USER | _NEW_NETWORK) == 0:
         return "own namespace, no interfaces"
-    return "TCP denied by Landlock only" if abi() >= 4 else "not confined"  # noqa: PLR2004
+    return "TCP denied by Landlock only" if abi() >= 4 else "not confined"

@@ -83,8 +83,8 @@ def score(
         right = (log_probs.argmax(-1) == batch.targets).to(torch.float32)
         values: dict[str, float]
         if batch.task in ("needle", "single"):
-            losses = [float(part.sum()) for part in nll.split(batch.lengths)]
-            exact = [float(part.min()) for part in right.split(batch.lengths)]
+            losses = [float(part.sum()) for part in torch.split(nll, list(batch.lengths))]
+            exact = [float(part.min()) for part in torch.split(right, list(batch.lengths))]
             values = {"nll": _mean(losses), "exact": _mean(exact)}
             n = len(losses)
         else:

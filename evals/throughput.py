@@ -16,7 +16,10 @@ from vortex.cpu import SuffixAttend
 from vortex.ir import Candidate
 from vortex.paged import ContiguousDecode, PagedDecode, PagedPool
 
-_CHECKED, _LOGIT_TOLERANCE = 4, 2e-2
+_CHECKED = 4
+# Scores within rounding of the cut may fall either way in two executors, and what follows then
+# drifts a little; a wrong kernel moves the distribution by whole nats.
+_KL_TOLERANCE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +47,8 @@ class Bench:
     """What to decode.
 
     Attributes:
-        kv: bf16 ``[layer, 2, kv_head, token, dim]`` of a real context; repeated to ``context``
-            tokens for every sequence (time does not depend on the values).
+        kv: bf16 ``[layer, 2, kv_head, token, dim]`` of real contexts, one behind the other;
+            repeated to ``context`` tokens for every sequence (time does not depend on the values).
     """
 
     kv: Tensor
@@ -112,11 +115,11 @@ def _difference(
         dense=bench.dense,
     )  # fmt: skip
     positions = bench.context + torch.arange(tokens.shape[1]).expand(tokens.shape)
-    wanted = model.forward(tokens, positions, attend).view(logits.shape)
-    gap = float((wanted - logits).abs().max() / wanted.abs().max())
-    if gap <= _LOGIT_TOLERANCE:
+    wanted = model.forward(tokens, positions, attend).view(logits.shape).log_softmax(-1)
+    gap = float((wanted.exp() * (wanted - logits.log_softmax(-1))).sum(-1).mean())
+    if gap <= _KL_TOLERANCE:
         return None
-    return f"decoded logits differ from the batched executor's by {gap:.1e} of the largest"
+    return f"decoded distributions differ from the batched executor's by {gap:.3f} nats"
 
 
 def _interleaved(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -93,10 +94,8 @@ class WorkerProcess:
         """SIGKILL to the whole process group; the scratch folder goes with it."""
         process, self._process = self._process, None
         if process is not None:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             process.wait()
             os.close(self._send)
             os.close(self._receive)
@@ -169,7 +168,7 @@ def _read_exactly(descriptor: int, size: int, deadline: float | None) -> bytes:
         selector.register(descriptor, selectors.EVENT_READ)
         while size:
             left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0 or not selector.select(left):
+            if (left is not None and left <= 0) or not selector.select(left):
                 raise TimeoutError
             part = os.read(descriptor, min(size, 1 << 20))
             if not part:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from evals.result import Sample
 
@@ -76,7 +77,7 @@ def scale_of(full: Sequence[Sample], random: Sequence[Sample]) -> Scale | None:
 def order_problem(ordered: Sequence[tuple[str, Sequence[Sample]]]) -> str:
     """Complaint if controls, named from worst to best, come out of order on the needle's log loss
     by more than two standard errors of the paired difference; else ''."""
-    for (worse, a), (better, b) in zip(ordered, ordered[1:], strict=False):
+    for (worse, a), (better, b) in pairwise(ordered):
         x, y = by_context(a, "needle", "nll"), by_context(b, "needle", "nll")
         gaps = {c: y[c] - x[c] for c in x.keys() & y.keys()}
         found = estimate(gaps)

@@ -1,4 +1,4 @@
-"""One SQLite database per run, written by one coordinator: what was proposed and what came of it."""
+"""One SQLite database per run, written by one coordinator: what was proposed, what came of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import fcntl
 import hashlib
 import json
 import os
-import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,11 +18,9 @@ from sqlalchemy.exc import DatabaseError
 
 from evals.result import Evaluation, Metric, Sample, Stage, StageResult, Status
 from runs import tables
+from runs.naming import new_folder
 from runs.records import SCHEMA_VERSION, CandidateRecord, RunConfig
 from vortex.errors import ExitCode, VortexError
-
-_FIRST = "amber brisk calm deep early fair gold high keen late mild neat open quick rare sharp".split()
-_SECOND = "ash birch cedar elm fern heath iris larch maple oak pine reed sage thorn willow yew".split()
 
 
 class Store:
@@ -41,7 +38,7 @@ class Store:
         """
         with _disk_errors(runs_dir):
             runs_dir.mkdir(parents=True, exist_ok=True)
-            folder = _new_folder(runs_dir)
+            folder = new_folder(runs_dir)
             lock = _locked(folder)
             store = cls(folder, _engine(folder, write=True), lock)
         with store.write() as connection:
@@ -309,18 +306,6 @@ def find_run(runs_dir: Path, name: str | None) -> Path:
     raise VortexError(
         f"no run is called '{name}' in {runs_dir}", code="E606", hint=f"runs here: {shown}"
     )
-
-
-def _new_folder(runs_dir: Path) -> Path:
-    day = time.strftime("%Y-%m-%d")
-    rng = random.Random(time.time_ns() ^ os.getpid())
-    while True:
-        folder = runs_dir / f"{day}-{rng.choice(_FIRST)}-{rng.choice(_SECOND)}-{rng.randrange(100):02}"
-        try:
-            folder.mkdir()
-            return folder
-        except FileExistsError:
-            continue
 
 
 def _require(folder: Path) -> None:

@@ -265,7 +265,7 @@ def suffix_attention(
 
 def page_mass(q: Tensor, kv: SuffixKV, *, page_size: int, scale: float) -> Tensor:
     """True attention mass by page, summed over heads: ``[kv_head, row, step, page]``."""
-    kv_heads, rows, steps, heads, _ = q.shape
+    kv_heads, rows, steps = q.shape[:3]
     context = kv.k.shape[1]
     pages = -(-(context + steps) // page_size)
     causal = torch.ones(steps, steps, dtype=torch.bool).tril()
@@ -300,9 +300,7 @@ class SuffixAttend:
         dense: frozenset[int] = frozenset(),
     ) -> None:
         self.candidate, self.kv, self.scale, self.dense = candidate, kv, scale, dense
-        self.router = Router(
-            candidate, context=kv.shape[3], workload_context=workload_context
-        )
+        self.router = Router(candidate, context=kv.shape[3], workload_context=workload_context)
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See the model's Attend protocol: q ``[row, step, head, dim]``, k and v by KV head."""
@@ -326,7 +324,9 @@ class SuffixAttend:
         tokens = context + 1 + torch.arange(steps)
         pages = -(-(context + steps) // size)
         fields = suffix_fields(self.candidate, kv) if self.router.needs_fields else {}
-        mass = page_mass(q, kv, page_size=size, scale=self.scale) if self.router.needs_mass else None
+        mass = (
+            page_mass(q, kv, page_size=size, scale=self.scale) if self.router.needs_mass else None
+        )
         return self.router.select(Steps(q, tokens, pages, layer, self.scale), fields, mass)
 
 

@@ -11,9 +11,7 @@ from vortex.named import Named, Run
 from vortex.ops import OPS
 
 
-def run_graph(
-    roots: Iterable[Node], sources: Mapping[str, Named], run: Run
-) -> dict[str, Named]:
+def run_graph(roots: Iterable[Node], sources: Mapping[str, Named], run: Run) -> dict[str, Named]:
     """Values of the roots by node key.
 
     Args:

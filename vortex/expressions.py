@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import ast
-import difflib
+import contextlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from vortex.errors import Diagnostic, Span
+from vortex.errors import Diagnostic
 from vortex.ir import Attr, KnobRef, Node
 from vortex.knobs import Knob
 from vortex.ops import OPS, AxisError, Op, Param, make, make_field
+from vortex.values import (
+    POISON,
+    Outputs,
+    PageFields,
+    Poison,
+    Refused,
+    Value,
+    describe,
+    kind_of,
+    nearest,
+    span_of,
+)
 
 MAX_NODES = 512
 
@@ -20,52 +32,6 @@ _BINARY = {
     ast.Gt: "gt", ast.GtE: "ge", ast.Lt: "lt", ast.LtE: "le", ast.Eq: "eq", ast.NotEq: "ne",
 }  # fmt: skip
 _VALUES = ("scale", "page_index", "page_age", "page_count")
-
-
-class Poison:
-    """The value of an expression that was already complained about."""
-
-
-POISON = Poison()
-
-
-@dataclass(frozen=True, slots=True)
-class PageFields:
-    """The ``page`` argument of score(): its attributes are fields, some complained about."""
-
-    fields: Mapping[str, Node | Poison]
-
-
-@dataclass(frozen=True, slots=True)
-class Outputs:
-    """Named outputs: ``vx.Summary(...)`` or ``vx.Scores(...)``."""
-
-    kind: str
-    values: Mapping[str, Value]
-    dtype: Attr = "bf16"
-    span: Span | None = None
-
-
-Value = Node | KnobRef | int | float | str | bool | Poison | PageFields | Outputs
-
-
-class Refused(Exception):
-    """Stops one expression; the diagnostic is already recorded."""
-
-
-def span_of(tree: ast.AST) -> Span:
-    """Where a syntax node stands. ``ast`` counts columns in UTF-8 bytes from 0."""
-    place = tree if isinstance(tree, ast.expr | ast.stmt | ast.keyword | ast.arg) else None
-    if place is None:
-        return Span(1, 1, 1, 2)
-    end_line = place.end_lineno or place.lineno
-    return Span(place.lineno, place.col_offset + 1, end_line, (place.end_col_offset or 0) + 1)
-
-
-def nearest(name: str, known: list[str]) -> str | None:
-    """The known name that looks most like the given one."""
-    found = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return found[0] if found else None
 
 
 @dataclass
@@ -108,16 +74,14 @@ class Walker:
             case ast.UnaryOp(op=ast.USub() | ast.UAdd()):
                 return self._signed(tree)
             case ast.Compare(ops=[sign]) if type(sign) in _BINARY:
-                return self._node(
-                    _BINARY[type(sign)], tree, (tree.left, tree.comparators[0])
-                )
+                return self._node(_BINARY[type(sign)], tree, (tree.left, tree.comparators[0]))
             case ast.Attribute():
                 return self._attribute(tree)
             case ast.Call():
                 return self._call(tree)
         raise self.complain(
             "E105",
-            f"{_describe(tree)} is not part of the language",
+            f"{describe(tree)} is not part of the language",
             tree,
             "use arithmetic, comparisons, x.method(...), vx.function(...), self.KNOB, page.FIELD",
         )
@@ -154,15 +118,15 @@ class Walker:
 
     def _binary(self, tree: ast.BinOp) -> Value:
         if isinstance(tree.op, ast.BitOr):
-            left, right = (self._selector(t) for t in (tree.left, tree.right))
-            return self._made("union", tree, (left, right), {})
+            parts = self._each(self._selector, (tree.left, tree.right))
+            return self._made("union", tree, parts, {})
         if isinstance(tree.op, ast.Pow):
             if isinstance(tree.right, ast.Constant) and tree.right.value == 2:
                 return self._node("square", tree, (tree.left,))
             raise self.complain("E105", "the only power is ** 2", tree, "write x * x * x, or exp()")
         op = _BINARY.get(type(tree.op))
         if op is None:
-            raise self.complain("E105", f"operator {_describe(tree.op)} is not known here", tree)
+            raise self.complain("E105", f"operator {describe(tree.op)} is not known here", tree)
         left, right = self._value(tree.left), self._value(tree.right)
         if isinstance(left, int | float) and isinstance(right, int | float):
             return self._folded(op, left, right, tree)
@@ -215,7 +179,10 @@ class Walker:
             return self._made(tree.attr, tree, (), {})
         if tree.attr in OPS:
             raise self.complain(
-                "E111", f"'{tree.attr}' is a function", tree, f"for example {OPS[tree.attr].example}"
+                "E111",
+                f"'{tree.attr}' is a function",
+                tree,
+                f"for example {OPS[tree.attr].example}",
             )
         raise self._unknown_op(tree.attr, tree, method=False)
 
@@ -313,14 +280,14 @@ class Walker:
     ) -> Value:
         if len(operands) < op.arity:
             raise self.complain(
-                "E111", f"'{op.name}' needs {op.arity} operand(s)", tree, f"for example {op.example}"
+                "E111",
+                f"'{op.name}' needs {op.arity} operand(s)",
+                tree,
+                f"for example {op.example}",
             )
         attrs = self._attrs(op, tree, rest)
-        if op.kind == "selector":
-            inputs = tuple(self._score(t) for t in operands)
-        else:
-            inputs = tuple(self._tensor(t) for t in operands)
-        return self._made(op.name, tree, inputs, attrs)
+        read = self._score if op.kind == "selector" else self._tensor
+        return self._made(op.name, tree, self._each(read, operands), attrs)
 
     def _attrs(self, op: Op, tree: ast.Call, rest: list[ast.expr]) -> dict[str, Attr]:
         given: dict[str, ast.expr] = {}
@@ -374,7 +341,19 @@ class Walker:
         return value
 
     def _node(self, op: str, tree: ast.expr, operands: tuple[ast.expr, ...]) -> Node:
-        return self._made(op, tree, tuple(self._tensor(t) for t in operands), {})
+        return self._made(op, tree, self._each(self._tensor, operands), {})
+
+    def _each(
+        self, read: Callable[[ast.expr], Node], trees: Sequence[ast.expr]
+    ) -> tuple[Node, ...]:
+        """All operands; each may complain before the expression is given up."""
+        found: list[Node] = []
+        for tree in trees:
+            with contextlib.suppress(Refused):
+                found.append(read(tree))
+        if len(found) < len(trees):
+            raise Refused
+        return tuple(found)
 
     def _tensor(self, tree: ast.expr) -> Node:
         value = self._value(tree)
@@ -388,7 +367,7 @@ class Walker:
             return make("const", span=span_of(tree), value=float(value))
         if isinstance(value, Node) and OPS[value.op].kind != "selector":
             return value
-        raise self.complain("E120", f"a tensor is needed here, not {_kind(value)}", tree)
+        raise self.complain("E120", f"a tensor is needed here, not {kind_of(value)}", tree)
 
     def _score(self, tree: ast.expr) -> Node:
         value = self._value(tree)
@@ -399,9 +378,13 @@ class Walker:
             )  # fmt: skip
         if isinstance(value, Poison):
             raise Refused
-        if isinstance(value, Node) and OPS[value.op].kind != "selector" and value.names == ("page",):
+        if (
+            isinstance(value, Node)
+            and OPS[value.op].kind != "selector"
+            and value.names == ("page",)
+        ):
             return value
-        raise self.complain("E118", f"a score is needed here, not {_kind(value)}", tree)
+        raise self.complain("E118", f"a score is needed here, not {kind_of(value)}", tree)
 
     def _selector(self, tree: ast.expr) -> Node:
         value = self._value(tree)
@@ -410,7 +393,7 @@ class Walker:
         if isinstance(value, Node) and OPS[value.op].kind == "selector":
             return value
         raise self.complain(
-            "E118", f"'|' joins selections of pages, not {_kind(value)}", tree,
+            "E118", f"'|' joins selections of pages, not {kind_of(value)}", tree,
             "for example vx.top_k(score, tokens=self.budget) | vx.sinks(1)",
         )  # fmt: skip
 
@@ -425,31 +408,3 @@ class Walker:
         if len(self.nodes) > MAX_NODES:
             raise self.complain("E107", f"more than {MAX_NODES} operations", tree, "simplify")
         return node
-
-
-def _kind(value: Value) -> str:
-    match value:
-        case Node() if OPS[value.op].kind == "selector":
-            return "a selection"
-        case Node():
-            return f"a tensor with axes [{', '.join(value.names)}]"
-        case PageFields():
-            return "the page itself (name a field: page.x)"
-        case Outputs():
-            return f"a {value.kind}"
-        case KnobRef():
-            return f"knob '{value.knob}'"
-        case str() | bool():
-            return repr(value)
-        case _:
-            return "a number"
-
-
-def _describe(tree: ast.AST) -> str:
-    return {
-        "ListComp": "a comprehension", "GeneratorExp": "a generator", "Lambda": "lambda",
-        "IfExp": "'if ... else' (use vx.where)", "BoolOp": "'and'/'or'", "JoinedStr": "an f-string",
-        "Subscript": "indexing with []", "Starred": "*unpacking", "NamedExpr": "':='",
-        "Await": "await", "Dict": "a dictionary", "List": "a list", "Set": "a set",
-        "Tuple": "a tuple", "Compare": "this comparison",
-    }.get(type(tree).__name__, f"'{type(tree).__name__}'")  # fmt: skip

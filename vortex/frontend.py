@@ -7,14 +7,14 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from vortex.errors import Diagnostic, ProgramError, Span
-from vortex.expressions import POISON, Outputs, PageFields, Poison, Value, Walker, span_of
+from vortex.errors import ProgramError, Span
+from vortex.expressions import Walker
+from vortex.guards import MAX_NESTING, nesting, syntax_problem, too_large
 from vortex.ir import Attr, KnobRef, Node, Program
 from vortex.knobs import Choice, Integer, Knob, Real, knob_problem
 from vortex.ops import OPS, make
+from vortex.values import POISON, Outputs, PageFields, Poison, Value
 
-MAX_BYTES = 16_384
-MAX_NESTING = 40
 PAGE_SIZES = (8, 16, 32, 64, 128)
 
 _SIGNATURES = {
@@ -23,6 +23,11 @@ _SIGNATURES = {
     "select": ((), ("score",), ("scores",)),
 }
 _SKELETON = "class Name(vx.Algorithm): ... def select(self, score): return vx.top_k(...)"
+
+
+def _signature(name: str) -> str:
+    """How a method's first line is written."""
+    return f"def {name}(self, {', '.join(_SIGNATURES[name][-1])}):"
 
 
 def parse(source: str, *, filename: str = "program", reserved: bool = False) -> Program:
@@ -44,47 +49,13 @@ def parse(source: str, *, filename: str = "program", reserved: bool = False) -> 
             warnings.simplefilter("ignore")
             tree = ast.parse(source)
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-        raise ProgramError([_syntax(error)], source=source, filename=filename) from None
+        raise ProgramError([syntax_problem(error)], source=source, filename=filename) from None
     reader = Reader(source=source, reserved=reserved)
     program = reader.module(tree)
     if program is None or reader.walker.problems:
         found = sorted(reader.walker.problems, key=lambda d: d.span or Span(0, 0, 0, 0))
         raise ProgramError(list(dict.fromkeys(found)), source=source, filename=filename)
     return program
-
-
-def too_large(source: str) -> list[Diagnostic]:
-    """Complaints about size and nesting, found without parsing."""
-    size = len(source.encode("utf-8", "surrogatepass"))
-    if size > MAX_BYTES:
-        return [Diagnostic("E106", f"{size:,} bytes of source, more than {MAX_BYTES:,}", None,
-                           "a program is one class of a few lines")]  # fmt: skip
-    depth = 0
-    line, col = 1, 0
-    for char in source:
-        line, col = (line + 1, 0) if char == "\n" else (line, col + 1)
-        depth += (char in "([{") - (char in ")]}")
-        if depth > MAX_NESTING:
-            return [Diagnostic("E108", f"brackets nested deeper than {MAX_NESTING}",
-                               Span(line, col, line, col + 1), "name the parts")]  # fmt: skip
-    return []
-
-
-def _syntax(error: Exception) -> Diagnostic:
-    if isinstance(error, SyntaxError) and error.lineno:
-        line, col = error.lineno, max(error.offset or 1, 1)
-        return Diagnostic("E100", f"not Python syntax: {error.msg}", Span(line, col, line, col + 1))
-    return Diagnostic("E100", f"not Python syntax: {type(error).__name__}", None, "simplify it")
-
-
-def nesting(tree: ast.AST) -> int:
-    """Depth of a syntax tree, by an explicit stack."""
-    deepest, stack = 0, [(tree, 1)]
-    while stack:
-        node, depth = stack.pop()
-        deepest = max(deepest, depth)
-        stack.extend((child, depth + 1) for child in ast.iter_child_nodes(node))
-    return deepest
 
 
 @dataclass
@@ -167,12 +138,12 @@ class Reader:
             self.refuse("E121", f"'{tree.name}' is defined twice", tree)
         elif tree.decorator_list or getattr(tree, "type_params", None) or not (plain and bare):
             self.refuse("E105", "no decorators, defaults or annotations on methods", tree,
-                        f"def {tree.name}(self, {', '.join(_SIGNATURES[tree.name][-1])}):")  # fmt: skip
+                        _signature(tree.name))  # fmt: skip
         elif tuple(arg.arg for arg in a.args) not in {
             ("self", *names) for names in _SIGNATURES[tree.name]
         }:
             self.refuse("E111", f"wrong arguments of {tree.name}()", tree,
-                        f"def {tree.name}(self, {', '.join(_SIGNATURES[tree.name][-1])}):")  # fmt: skip
+                        _signature(tree.name))  # fmt: skip
         else:
             methods[tree.name] = tree
 
@@ -193,7 +164,7 @@ class Reader:
                 knob = self.knob(kind, tree.value)
             case _:
                 self.refuse("E113", f"'{name}' is not a knob", tree.value,
-                            "use vx.choice, vx.integer, vx.real, vx.layers or a number")  # fmt: skip
+                            "use vx.choice, vx.integer, vx.real or a number")  # fmt: skip
                 return
         if knob is None:
             return
@@ -282,7 +253,9 @@ class Reader:
             self.check_scores(scores, methods["score"])
         head = methods["select"].args.args[1:]
         if head and "score" not in methods:
-            self.refuse("E112", "select() ranks a score, but there is no score()", methods["select"])
+            self.refuse(
+                "E112", "select() ranks a score, but there is no score()", methods["select"]
+            )
             return None
         scope = {head[0].arg: scores} if head else {}
         select = self.body(methods["select"], scope, frozenset({"selectors"}))
@@ -318,7 +291,9 @@ class Reader:
             source=self.source,
         )
 
-    def summary(self, value: Value, tree: ast.FunctionDef) -> tuple[Mapping[str, Node | Poison], Attr]:
+    def summary(
+        self, value: Value, tree: ast.FunctionDef
+    ) -> tuple[Mapping[str, Node | Poison], Attr]:
         """The fields of a summary, each checked to be a tensor without 'page'."""
         if isinstance(value, Poison):
             return {}, "bf16"
@@ -355,7 +330,9 @@ class Reader:
             target = place.value if isinstance(place, ast.Return) and place.value else place
             self.refuse("E101", f"score() must give one number per page, got {found}", target, hint)
 
-    def body(self, tree: ast.FunctionDef, scope: dict[str, Value], allowed: frozenset[str]) -> Value:
+    def body(
+        self, tree: ast.FunctionDef, scope: dict[str, Value], allowed: frozenset[str]
+    ) -> Value:
         """Run a method's statements symbolically; the value that it returns."""
         self.walker.scope, self.walker.allowed = scope, allowed
         for at, statement in enumerate(tree.body):

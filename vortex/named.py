@@ -96,6 +96,4 @@ def contracted(a: Named, b: Named, axis: str) -> Named:
     def term(names: tuple[str, ...]) -> str:
         return "".join(letters[n] for n in names)
 
-    return Named(
-        torch.einsum(f"{term(a.names)},{term(b.names)}->{term(out)}", a.data, b.data), out
-    )
+    return Named(torch.einsum(f"{term(a.names)},{term(b.names)}->{term(out)}", a.data, b.data), out)

@@ -139,8 +139,12 @@ class PagedDecode:
             self.scale,
         )  # fmt: skip
         keep = self.router.select(steps, self.fields[layer])[:, :, 0].transpose(0, 1)
-        width = int(keep.sum(-1).max())
-        order = torch.argsort(keep.to(torch.uint8), dim=-1, stable=True)[..., -width:]
+        counts = keep.sum(-1)
+        width = int(counts.max())
+        if bool((counts == width).all()):
+            order = keep.nonzero()[:, 2].view(rows, kv_heads, width)
+        else:  # rows that keep fewer are padded in front
+            order = torch.argsort(keep.to(torch.uint8), dim=-1, stable=True)[..., -width:]
         physical = self.pool.table[:rows, None].expand(rows, kv_heads, -1).gather(2, order)
         return physical, keep.gather(2, order)
 
@@ -219,4 +223,3 @@ class ContiguousDecode:
         query = (q[:, 0] * self.scale).reshape(rows * kv_heads, heads // kv_heads, dim)
         weights = torch.softmax(query @ old[0].transpose(1, 2), -1)
         return (weights @ old[1]).reshape(rows, 1, heads, dim)
-

@@ -35,7 +35,9 @@ def bind_knobs(values: Mapping[str, KnobValue | KnobRef]) -> Rule:
             return make("const", span=node.span, value=_number(attrs["value"]))
         if node.op == "field":
             axes = tuple(
-                Axis(a.name, Extent(a.extent.base, tuple(_part(value_of(p)) for p in a.extent.parts)))
+                Axis(
+                    a.name, Extent(a.extent.base, tuple(_part(value_of(p)) for p in a.extent.parts))
+                )
                 for a in node.axes
             )
             return Node("field", (), node.attrs, axes, node.span)
@@ -193,16 +195,15 @@ def _numbered_knobs(roots: Sequence[Node], first: Sequence[Attr]) -> Mapping[str
     return order
 
 
-def canonical_roots(
-    fields: Mapping[str, Node], dtype: Attr, select: Node
-) -> Node:
+def canonical_roots(fields: Mapping[str, Node], dtype: Attr, select: Node) -> Node:
     """The selector tree in canonical form: all that decides which pages are kept."""
     names = list(fields)
     plain = rewrite([fields[n] for n in names], canonical)
     content = dict(zip(names, plain, strict=True))
     roots = rewrite([select], _with_field_content(content, dtype))
     roots = rewrite(roots, canonical)
-    return rewrite(roots, order_only)[0]
+    roots = rewrite(roots, order_only)
+    return rewrite(roots, canonical)[0]  # unions are ordered by what is now in them
 
 
 def structure_hash(program: Program) -> str:
@@ -212,9 +213,7 @@ def structure_hash(program: Program) -> str:
     names = _numbered_knobs(before, (program.dtype, *policies))
 
     renamed = bind_knobs(names)
-    fields = dict(
-        zip(program.fields, rewrite(list(program.fields.values()), renamed), strict=True)
-    )
+    fields = dict(zip(program.fields, rewrite(list(program.fields.values()), renamed), strict=True))
     select = rewrite([program.select], renamed)[0]
     dtype = names[program.dtype.knob] if isinstance(program.dtype, KnobRef) else program.dtype
     root = canonical_roots(fields, dtype, select)

@@ -82,7 +82,7 @@ def _shared(roots: Iterable[Node]) -> dict[str, str]:
 def _attr(value: Attr) -> str:
     if isinstance(value, KnobRef):
         return f"self.{value.knob}"
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:  # noqa: PLR2004
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return repr(int(value))
     return f'"{value}"' if isinstance(value, str) else repr(value)
 

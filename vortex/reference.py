@@ -87,7 +87,9 @@ def attention_mass(q: Tensor, k: Tensor, scale: float, page_size: int) -> Tensor
     return mass.index_add(0, torch.arange(k.shape[0]) // page_size, weights)
 
 
-def choose(ranked: Tensor, tokens: int, *, page_size: int, allowed: int, kept: set[int]) -> set[int]:
+def choose(
+    ranked: Tensor, tokens: int, *, page_size: int, allowed: int, kept: set[int]
+) -> set[int]:
     """The best ``allowed - len(kept)`` complete pages outside ``kept``: larger score first, NaN
     last, ties by the hash of the page."""
     hashes = tie_hash(torch.arange(max(1, ranked.shape[0]))).tolist()
@@ -166,7 +168,9 @@ def _ranked(
     return by_name[name]
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, pages: set[int], *, page_size: int, scale: float) -> Tensor:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, pages: set[int], *, page_size: int, scale: float
+) -> Tensor:
     """Exact attention over the tokens of the given pages: float32 ``[head, vdim]``."""
     tokens = [t for t in range(k.shape[0]) if t // page_size in pages]
     weights = torch.softmax(q @ k[tokens].T * scale, dim=-1)

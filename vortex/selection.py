@@ -95,9 +95,7 @@ class PageBudget:
     ranked: tuple[int, ...]
 
 
-def page_budget(
-    plan: Plan, *, page_size: int, context: int, workload_context: int
-) -> PageBudget:
+def page_budget(plan: Plan, *, page_size: int, context: int, workload_context: int) -> PageBudget:
     """Budgets in pages: floor(tokens / page_size), scaled when the context is a stand-in's.
 
     Tokens are stated at ``workload_context``; on a shorter ``context`` they shrink in proportion,

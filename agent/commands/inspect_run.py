@@ -56,9 +56,7 @@ def runs_command(runs_dir: Path) -> None:
         try:
             store = Store.open_to_read(runs_dir / name)
             config = store.config()
-            click.echo(
-                f"{name}  {config.model}  {store.evaluated()}/{config.evaluations} judged"
-            )
+            click.echo(f"{name}  {config.model}  {store.evaluated()}/{config.evaluations} judged")
         except VortexError as error:
             click.echo(f"{name}  error[{error.code}]: {error.message}")
 

@@ -18,8 +18,9 @@ from vortex.compile import bind, defaults
 from vortex.cost import page_bytes, price
 from vortex.devices import device as device_named
 from vortex.errors import ExitCode, ProgramError, VortexError
-from vortex.frontend import MAX_BYTES, parse
+from vortex.frontend import parse
 from vortex.geometry import Workload, geometry
+from vortex.guards import MAX_BYTES
 
 
 def read_program(path: Path) -> str:
@@ -84,9 +85,7 @@ def check(
         raise click.exceptions.Exit(ExitCode.USAGE) from None
     candidate = bind(program, {**defaults(program), **parse_knobs(knobs)})
     shapes = geometry(model)
-    cost = price(
-        candidate, shapes, Workload(batch=batch, context=context), device_named(device)
-    )
+    cost = price(candidate, shapes, Workload(batch=batch, context=context), device_named(device))
     facts: dict[str, Any] = {
         "ok": True,
         "name": program.name,

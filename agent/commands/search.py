@@ -98,7 +98,7 @@ def rungs_for(contexts: int) -> tuple[int, ...]:
     Raises:
         VortexError: E303, too few.
     """
-    if contexts < 3:  # noqa: PLR2004
+    if contexts < 3:
         raise VortexError("errors need at least 3 contexts", code="E303", hint="--contexts 12")
     return tuple(sorted({max(3, contexts // 8), max(3, contexts // 3), contexts}))
 

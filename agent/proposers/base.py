@@ -1,4 +1,4 @@
-"""What a proposer sees and gives: one interface for seeds, evolution, tuning and language models."""
+"""What a proposer sees and gives: one interface for evolution, tuning and language models."""
 
 from __future__ import annotations
 

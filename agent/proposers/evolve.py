@@ -23,7 +23,8 @@ class Evolve:
     def propose(self, context: SearchContext, n: int) -> list[Proposal]:
         """See Proposer."""
         rng = random.Random(f"evolve/{context.seed}")
-        taken, found = set(context.tried), []
+        taken = set(context.tried)
+        found: list[Proposal] = []
         for _ in range(_TRIES * n):
             if len(found) == n or not context.elites:
                 break
@@ -33,9 +34,7 @@ class Evolve:
                 found.append(made[0])
         return found
 
-    def _attempt(
-        self, elites: Sequence[Elite], rng: random.Random
-    ) -> tuple[Proposal, str] | None:
+    def _attempt(self, elites: Sequence[Elite], rng: random.Random) -> tuple[Proposal, str] | None:
         """A proposal and its hash, or None if the changes do not fit."""
         parent = _parent(elites, rng)
         parents = [parent]

@@ -10,8 +10,6 @@ from vortex.ir import KnobRef, Node, walk
 from vortex.knobs import Choice
 from vortex.ops import make, rebuild
 
-
-
 _HEAD = ("max", "mean", "logsumexp")
 _SUB = ("max", "logsumexp", "mean")
 _TOKEN = ("mean", "max", "min")
@@ -207,12 +205,14 @@ def storage(draft: Draft, rng: random.Random) -> str:
 
 def knob_value(draft: Draft, rng: random.Random) -> str:
     """Move one knob, to a neighbour or anywhere."""
-    names = [n for n, k in draft.knobs.items() if not (isinstance(k, Choice) and len(k.options) < 2)]  # noqa: PLR2004
+    names = [
+        n for n, k in draft.knobs.items() if not (isinstance(k, Choice) and len(k.options) < 2)
+    ]
     name = rng.choice(names)
     knob = draft.knobs[name]
     here = draft.values.get(name, knob.default)
     near = knob.neighbours(here) if knob.check(here) is not None else ()
-    value = rng.choice(near) if near and rng.random() < 0.7 else knob.sample(rng)  # noqa: PLR2004
+    value = rng.choice(near) if near and rng.random() < 0.7 else knob.sample(rng)
     if isinstance(value, float):
         value = float(f"{value:.3g}")
     if knob.check(value) is None or value == here:
@@ -243,15 +243,21 @@ def factor(draft: Draft, rng: random.Random) -> str:
     return "one term weighted by a knob"
 
 
+def _normalised(score: Node) -> Node:
+    """A score that sums to about one over the pages, so that two of them can be added."""
+    if any(n.op == "softmax" for n in walk([score])):
+        return score
+    return make("softmax", make("mul", score, make("scale")), axis="page")
+
+
 def crossover(draft: Draft, other: Draft, rng: random.Random) -> str:
     """Blend two scores, or take the other's score with this one's policies."""
     theirs = adopt(draft, other)
-    if rng.random() < 0.3:  # noqa: PLR2004
+    if rng.random() < 0.3:
         draft.score = theirs
         return "the second parent's score under the first's policies"
     mine = draft.score
-    soft = [s if any(n.op == "softmax" for n in walk([s])) else
-            make("softmax", make("mul", s, make("scale")), axis="page") for s in (mine, theirs)]  # fmt: skip
+    soft = [_normalised(score) for score in (mine, theirs)]
     draft.score = make("add", soft[0], make("mul", soft[1], draft.weight(rng)))
     return "the two parents' scores blended after softmax over pages"
 

@@ -39,7 +39,8 @@ class Tune:
         if not space:
             return []
         study = _study(group, space, program.knobs, seed=rng.randrange(1 << 30))
-        taken, found = set(context.tried), []
+        taken = set(context.tried)
+        found: list[Proposal] = []
         for _ in range(_TRIES * n):
             if len(found) == n:
                 break
@@ -55,7 +56,9 @@ class Tune:
                 moved = [f"{k} = {v}" for k, v in candidate.knobs.items() if best.knobs.get(k) != v]
                 note = "tuned: " + (", ".join(moved) or "defaults")
                 found.append(
-                    Proposal(best.text, dict(candidate.knobs), self.name, (best.candidate_id,), note)
+                    Proposal(
+                        best.text, dict(candidate.knobs), self.name, (best.candidate_id,), note
+                    )
                 )
         return found
 

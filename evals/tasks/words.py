@@ -13,8 +13,8 @@ _ADJECTIVES = {
 _NOUNS = {
     "search": "river castle garden window mountain engine forest harbor letter market bridge "
     "candle desert island mirror pocket rocket shadow temple valley",
-    "sealed": "anchor basket camera dragon eagle fountain guitar hammer insect jacket kettle ladder "
-    "magnet needle orchard parrot quarry ribbon saddle tunnel",
+    "sealed": "anchor basket camera dragon eagle fountain guitar hammer insect jacket kettle "
+    "ladder magnet needle orchard parrot quarry ribbon saddle tunnel",
 }
 _ANSWERS = {
     "search": "apple tiger ocean piano doctor silver winter cotton butter planet lemon coffee "

@@ -30,7 +30,9 @@ def text(source: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", "\n\n".join(topics[name] for name in sorted(topics)))
 
 
-def window(source: str, split: Split, index: int, *, tokens: int, tokenizer: Tokenizer) -> list[int]:
+def window(
+    source: str, split: Split, index: int, *, tokens: int, tokenizer: Tokenizer
+) -> list[int]:
     """The index-th window of a source: exactly ``tokens`` ids; windows never overlap.
 
     The first half of a text is for searching, the second half is sealed.

@@ -58,5 +58,5 @@ def test_every_program_agrees_with_the_reference(program: SeedFile, context: int
 @given(st.integers(0, 300), st.integers(0, 10_000), st.sampled_from(["bf16", "fp8", "int8"]))
 def test_ragged_contexts_and_narrow_fields_agree(context: int, seed: int, dtype: str) -> None:
     text = next(p.text for p in seeds() if p.name == "mean_quest_blend")
-    text = text.replace("hi=k.max(\"token\"))", f"hi=k.max(\"token\"), dtype=\"{dtype}\")")
+    text = text.replace('hi=k.max("token"))', f'hi=k.max("token"), dtype="{dtype}")')
     both(compile_text(text), context, steps=5, rows=2, seed=seed)

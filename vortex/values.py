@@ -1,0 +1,86 @@
+"""What an expression of the language can be while a program is read, and how messages name it."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vortex.errors import Span
+from vortex.ir import Attr, KnobRef, Node
+from vortex.ops import OPS
+
+
+class Poison:
+    """The value of an expression that was already complained about."""
+
+
+POISON = Poison()
+
+
+@dataclass(frozen=True, slots=True)
+class PageFields:
+    """The ``page`` argument of score(): its attributes are fields, some complained about."""
+
+    fields: Mapping[str, Node | Poison]
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Named outputs: ``vx.Summary(...)`` or ``vx.Scores(...)``."""
+
+    kind: str
+    values: Mapping[str, Value]
+    dtype: Attr = "bf16"
+    span: Span | None = None
+
+
+Value = Node | KnobRef | int | float | str | bool | Poison | PageFields | Outputs
+
+
+class Refused(Exception):
+    """Stops one expression; the diagnostic is already recorded."""
+
+
+def span_of(tree: ast.AST) -> Span:
+    """Where a syntax node stands. ``ast`` counts columns in UTF-8 bytes from 0."""
+    place = tree if isinstance(tree, ast.expr | ast.stmt | ast.keyword | ast.arg) else None
+    if place is None:
+        return Span(1, 1, 1, 2)
+    end_line = place.end_lineno or place.lineno
+    return Span(place.lineno, place.col_offset + 1, end_line, (place.end_col_offset or 0) + 1)
+
+
+def nearest(name: str, known: list[str]) -> str | None:
+    """The known name that looks most like the given one."""
+    found = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return found[0] if found else None
+
+
+def kind_of(value: Value) -> str:
+    match value:
+        case Node() if OPS[value.op].kind == "selector":
+            return "a selection"
+        case Node():
+            return f"a tensor with axes [{', '.join(value.names)}]"
+        case PageFields():
+            return "the page itself (name a field: page.x)"
+        case Outputs():
+            return f"a {value.kind}"
+        case KnobRef():
+            return f"knob '{value.knob}'"
+        case str() | bool():
+            return repr(value)
+        case _:
+            return "a number"
+
+
+def describe(tree: ast.AST) -> str:
+    return {
+        "ListComp": "a comprehension", "GeneratorExp": "a generator", "Lambda": "lambda",
+        "IfExp": "'if ... else' (use vx.where)", "BoolOp": "'and'/'or'", "JoinedStr": "an f-string",
+        "Subscript": "indexing with []", "Starred": "*unpacking", "NamedExpr": "':='",
+        "Await": "await", "Dict": "a dictionary", "List": "a list", "Set": "a set",
+        "Tuple": "a tuple", "Compare": "this comparison",
+    }.get(type(tree).__name__, f"'{type(tree).__name__}'")  # fmt: skip
