@@ -3,9 +3,10 @@
     python benchmarks/search_vs_seeds.py --out results --evaluations 300 --run-seeds 1 2 3
 
 Each run judges all seeds swept over budgets, then searches. From each run one candidate is picked
-on the contexts that the search saw: the one whose loss is lowest, in standard errors of the paired
-difference, against the best known program that is predicted to be no slower. That one is then
-compared on sealed contexts (other texts, other words). Stop it at any time and start it again.
+on the contexts that the search saw: the one that dominates most members of the known programs'
+front (predicted no slower, and less lossy by more than 1.64 standard errors of the paired
+difference). That one is then compared with the same members on sealed contexts (other texts, other
+words). Stop it at any time and start it again.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ from agent.standing import Standing, standings
 from evals.evaluator import EVALUATOR_VERSION
 from evals.models.fetch import cache_dir
 from evals.result import Evaluation, Stage, Status
-from runs.archive import Entry, paired
+from runs.archive import Entry, front, paired
 from runs.quality import scale_of
 from runs.records import RunConfig
 from runs.store import Store, list_runs
 
+CERTAIN = 1.64
 SWEEP = "1024,1448,2048,2896,5793,8192"
 
 
@@ -150,39 +152,58 @@ def compare(store: Store) -> dict[str, object]:
     known = [s for s in last if s.record.proposer == "seed"]
     found = [s for s in last if s.record.proposer != "seed"]
     seen = {s.record.id: s.entry() for s in last}
-    ranked = [(margin(seen[f.record.id], [seen[k.record.id] for k in known]), f) for f in found]
-    ranked = [r for r in ranked if r[0]["against"] is not None]
     verdict: dict[str, object] = {
         "run": store.name, "judged": store.evaluated(), "last_rung": len(last),
         "known": len(known), "found": len(found),
     }  # fmt: skip
-    if not ranked:
+    if not found or not known:
         return verdict
-    on_search, best = min(ranked, key=lambda r: r[0]["z"])
-    verdict |= {"candidate": describe(best), "search_split": on_search}
+    places = [seen[k.record.id] for k in known]
+    best = max(found, key=lambda f: strength(seen[f.record.id], places))
+    verdict |= {
+        "candidate": describe(best),
+        "search_split": dominance(seen[best.record.id], places),
+    }
     sealed = sealed_entries(store, [best, *known])
     if sealed and best.record.id in sealed:
         others = [sealed[k.record.id] for k in known if k.record.id in sealed]
-        verdict["sealed_split"] = margin(sealed[best.record.id], others)
+        ids = [int(d["id"]) for d in verdict["search_split"]["dominated"]]  # type: ignore[index]
+        verdict["sealed_split"] = dominance(sealed[best.record.id], others, among=ids)
     return verdict
 
 
-def margin(entry: Entry, known: list[Entry]) -> dict[str, float | int | None]:
-    """Against the known programs that are predicted to be no slower: the closest one's paired
-    difference (negative: the candidate loses less), and how many known ones it dominates."""
-    rivals = [k for k in known if k.seconds <= entry.seconds * (1 + 1e-9)]
-    if not rivals:
-        return {"against": None, "z": math.inf}
-    gaps = {k.id: paired(entry.losses, k.losses) for k in rivals}
-    closest = max(gaps, key=lambda i: gaps[i].z)
-    slower = [k for k in known if k.seconds >= entry.seconds * (1 - 1e-9)]
-    beaten = sum(paired(entry.losses, k.losses).z < -1.64 for k in slower)
-    gap = gaps[closest]
+def dominance(
+    entry: Entry, known: list[Entry], among: list[int] | None = None
+) -> dict[str, object]:
+    """Members of the known programs' front that are predicted to be no faster than the candidate
+    and lose more: their paired differences (negative: the candidate loses less).
+
+    Args:
+        among: look at these known programs instead of at those that are dominated here.
+    """
+    members = front(known)
+    rivals = [k for k in members if k.seconds >= entry.seconds * (1 - 1e-9)]
+    if among is not None:
+        rivals = [k for k in known if k.id in among]
+    listed = []
+    for rival in rivals:
+        gap = paired(entry.losses, rival.losses)
+        if among is not None or gap.z < -CERTAIN:
+            listed.append(
+                {"id": rival.id, "difference": gap.value, "error": gap.error, "z": gap.z,
+                 "n": gap.n, "loss": rival.loss, "step_seconds": rival.seconds}
+            )  # fmt: skip
     return {
-        "against": closest, "rivals": len(rivals), "difference": gap.value, "error": gap.error,
-        "z": gap.z, "n": gap.n, "loss": entry.loss, "known_dominated": beaten,
-        "known_no_faster": len(slower),
+        "loss": entry.loss, "step_seconds": entry.seconds, "front_of_known": len(members),
+        "no_faster": len(rivals), "dominated": listed,
     }  # fmt: skip
+
+
+def strength(entry: Entry, known: list[Entry]) -> tuple[int, float]:
+    """How many members of the known front a candidate dominates, and how surely the surest."""
+    listed = dominance(entry, known)["dominated"]
+    assert isinstance(listed, list)
+    return len(listed), max((-float(d["z"]) for d in listed), default=0.0)
 
 
 def sealed_entries(store: Store, chosen: list[Standing]) -> dict[int, Entry]:

@@ -1,0 +1,64 @@
+"""A worker's handler that judges by a formula, so that the search itself can be tested."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from evals.result import Evaluation, Metric, Sample, Stage, StageResult, Status
+from vortex import compile_text
+
+
+class FakeEvaluator:
+    """Losses follow from the candidate's hash, the step time from its budget."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.config = config
+
+    def handle(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """See Evaluator."""
+        if request["kind"] == "prefill":
+            return {"name": str(request["index"])}
+        time.sleep(0.02)
+        text = str(request["text"])
+        candidate = compile_text(text, request["knobs"], reserved=bool(request.get("control")))
+        name = candidate.program.name
+        stages = {
+            "screen": lambda: self._screen(request, candidate.candidate_hash, candidate.knobs),
+            "accuracy": lambda: self._accuracy(request, name, candidate.candidate_hash),
+            "throughput": lambda: StageResult(stage=Stage.THROUGHPUT, status=Status.OK),
+        }[str(request["kind"])]()
+        evaluation = Evaluation(
+            evaluator_version="fake",
+            structure_hash=candidate.structure_hash,
+            candidate_hash=candidate.candidate_hash,
+            stages=(stages,),
+        )
+        return {"evaluation": evaluation.model_dump(mode="json"), "name": name,
+                "knobs": dict(candidate.knobs)}  # fmt: skip
+
+    def _screen(
+        self, request: Mapping[str, Any], digest: str, knobs: Mapping[str, Any]
+    ) -> StageResult:
+        if digest in request["known"]:
+            return StageResult(stage=Stage.DEDUP, status=Status.DUPLICATE)
+        metric = Metric(
+            name="step_seconds", value=1e-7 * int(knobs.get("budget", 32768)), stderr=None, n=1,
+            unit="s", origin="predicted", device="fake", model="fake", workload="fake",
+        )  # fmt: skip
+        return StageResult(stage=Stage.PRICE, status=Status.OK, metrics=(metric,))
+
+    def _accuracy(self, request: Mapping[str, Any], name: str, digest: str) -> StageResult:
+        fixed = {"Full": 1.0, "Oracle": 1.1, "RandomPages": 10.0, "StreamingLLM": 9.0}
+        draw = int(hashlib.sha256(digest.encode()).hexdigest()[:8], 16) / 2**32
+        loss = fixed.get(name, 2 + 6 * draw)
+        samples = tuple(
+            Sample(context=f"search-{i:03d}", task=task, metric="nll", value=loss + 0.01 * i)
+            for i in request["contexts"]
+            for task in ("needle", "copy")
+        )
+        stage = Stage.SEALED if request.get("split") == "sealed" else Stage.ACCURACY
+        return StageResult(stage=stage, rung=int(request.get("rung", 0)), status=Status.OK,
+                           samples=samples)  # fmt: skip
