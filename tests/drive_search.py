@@ -41,9 +41,7 @@ def logged(path: Path) -> None:
                 say("asked", [request["text"], request["knobs"], request["rung"]])
         return submit(self, requests)
 
-    def record_logged(
-        self: Store, candidate: int, evaluation: Evaluation, **more: Any
-    ) -> None:
+    def record_logged(self: Store, candidate: int, evaluation: Evaluation, **more: Any) -> None:
         record(self, candidate, evaluation, **more)
         row = next(c for c in self.candidates() if c.id == candidate)
         for stage in evaluation.stages:

@@ -46,14 +46,15 @@ def window(
     # Characters per token vary; a window takes a fixed stretch that surely holds enough of them.
     stretch = tokens * 6
     start = index * stretch
-    ids = tokenizer.encode(part[_paragraph(part, start) : start + stretch])[:tokens]
-    if len(ids) < tokens:
-        raise VortexError(
-            f"text '{source}' has no window {index} of {tokens} tokens in its {split} half",
-            code="E501",
-            hint=f"use fewer or shorter contexts (at most {len(part) // stretch} of this length)",
-        )
-    return ids
+    for begin in (_paragraph(part, start), start):
+        ids = tokenizer.encode(part[begin : start + stretch])[:tokens]
+        if len(ids) == tokens:
+            return ids
+    raise VortexError(
+        f"text '{source}' has no window {index} of {tokens} tokens in its {split} half",
+        code="E501",
+        hint=f"use fewer or shorter contexts (at most {len(part) // stretch} of this length)",
+    )
 
 
 def _paragraph(part: str, start: int) -> int:

@@ -21,8 +21,8 @@ BAD = {
     "E105": GOOD.replace("bound = vx", "bound = [x for x in ()] or vx"),
     "E106": GOOD + "#" * 1_000_000,
     "E107": GOOD.replace(
-        "        return bound.max", "        " + "bound = bound + bound * 2 - 1; " * 200
-        + "\n        return bound.max"
+        "        return bound.max",
+        "        " + "bound = bound + bound * 2 - 1; " * 200 + "\n        return bound.max",
     ),
     "E108": GOOD.replace('k.min("token")', "(" * 50 + 'k.min("token")' + ")" * 50),
     "E109": GOOD.replace("bound.max", "bond.max"),

@@ -63,7 +63,9 @@ def test_budgets_scale_with_the_context_but_keep_one_ranked_page() -> None:
 
 
 def test_dense_layers_scale_with_depth() -> None:
-    text = CENTROID.replace("    budget", "    dense_layers = vx.layers(first=4, last=2)\n    budget")
+    text = CENTROID.replace(
+        "    budget", "    dense_layers = vx.layers(first=4, last=2)\n    budget"
+    )
     candidate = compile_text(text)
     assert dense_layers(candidate, 30, 60) == {0, 1, 29}
     assert dense_layers(candidate, 60, 60) == {0, 1, 2, 3, 58, 59}

@@ -1,0 +1,162 @@
+"""Bad input ends in one message and its exit code; good input gives data on stdout."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agent.loop import Search
+from agent.proposers.evolve import Evolve
+from runs.records import RunConfig
+from runs.store import Store
+
+ROOT = Path(__file__).resolve().parents[2]
+SEED = ROOT / "search_spaces/block_topk/seeds/quest.py"
+
+
+def vortex(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    import os
+
+    return subprocess.run(
+        [sys.executable, "-m", "agent.cli", *words], cwd=ROOT, capture_output=True, text=True,
+        env=os.environ | environment, check=False, timeout=120,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished run of the fake evaluator, one candidate of it hostile."""
+    folder = tmp_path_factory.mktemp("runs")
+    config = RunConfig(evaluations=12, rungs=(3, 4), workers=1, throughput=False)
+    store = Store.create(folder, config, {"processor": "<script>alert(1)</script>"})
+    hostile = SEED.read_text().replace("class Quest", "class Script").replace("hi=", "  hi=")
+    store.add(text=hostile, knobs={"budget": 600}, proposer="user",
+              note="</script><script>alert(2)</script>\x1b[31m|`")  # fmt: skip
+    Search(store, (Evolve(),), lambda p: None, lambda: False,
+           handler="tests.fake_evaluator:FakeEvaluator").run()  # fmt: skip
+    store.close()
+    return folder
+
+
+def test_check_shows_cost_and_hash() -> None:
+    done = vortex("check", str(SEED), "--json", "--knob", "budget=2048")
+    facts = json.loads(done.stdout)
+    assert done.returncode == 0 and facts["ok"] and facts["bytes_per_page"] == 2 * 128 * 2
+    assert facts["attended_tokens"] == 2048
+
+
+BAD_TEXTS = {
+    "syntax": "def (",
+    "a megabyte": "#" * 1_000_000,
+    "nested": "(" * 200_000 + ")" * 200_000,
+    "shape": SEED.read_text().replace('.max("head")', ""),
+    "unknown op": SEED.read_text().replace("k.min", "k.minimal"),
+    "binary": "\x00\x01",
+}
+
+
+@pytest.mark.parametrize("name", BAD_TEXTS)
+def test_bad_programs_end_in_a_message(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.py"
+    path.write_text(BAD_TEXTS[name])
+    done = vortex("check", str(path))
+    assert done.returncode == 2 and "error[E1" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["check", str(SEED), "--knob", "budget=1"], "E202"),
+        (["check", str(SEED), "--knob", "bugdet=1024"], "E201"),
+        (["check", "no-such-file.py"], "E192"),
+        (["check", str(SEED), "--model", "qwen3-17b"], "E401"),
+        (["start", "--model", "no-such-model"], "E401"),
+        (["start", "--model", "docs"], "E404"),
+        (["start", "--contexts", "2"], "E303"),
+        (["start", "--batch", "-1"], "E303"),
+        (["start", "--device", "abacus"], "E402"),
+        (["start", "--seeds", "docs"], "E301"),
+        (["start", "--config", "README.md"], "E303"),
+        (["models", "fetch", "gpt-5"], "E406"),
+        (["leaderboard", "--runs-dir", "docs"], "E606"),
+        (["export", "--runs-dir", "docs", "-o", "x"], "E611"),
+    ],
+)
+def test_bad_arguments_end_in_a_message(words: list[str], code: str, tmp_path: Path) -> None:
+    extra = ["--runs-dir", str(tmp_path)] if words[0] == "start" else []
+    done = vortex(*words, *extra)
+    assert f"error[{code}]" in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert done.returncode in (2, 3)
+
+
+def test_an_unknown_option_is_a_usage_error() -> None:
+    done = vortex("start", "--nonsense")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+
+
+def test_the_leaderboard_reads_back(runs_dir: Path) -> None:
+    data = json.loads(vortex("leaderboard", "--json", "--runs-dir", str(runs_dir)).stdout)
+    table = list(csv.DictReader(io.StringIO(
+        vortex("leaderboard", "--csv", "--runs-dir", str(runs_dir)).stdout)))  # fmt: skip
+    assert {int(r["id"]) for r in table} == {r["id"] for r in data["rows"]}
+    assert {r["name"] for r in table if r["control"] == "1"} == {"Full", "Oracle", "RandomPages"}
+    kinds = [c.partition("_")[0] for c in table[0] if c.startswith(("measured", "predicted"))]
+    assert set(kinds) == {"measured", "predicted"}
+    text = vortex("leaderboard", "--runs-dir", str(runs_dir), NO_COLOR="1").stdout
+    assert "(measured)" in text and "(predicted)" in text and "\x1b" not in text
+    assert "controls" in vortex("leaderboard", "--markdown", "--runs-dir", str(runs_dir)).stdout
+
+
+def test_untrusted_text_is_neutralised(runs_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "r.html"
+    assert vortex("report", "-o", str(out), "--runs-dir", str(runs_dir)).returncode == 0
+    page = out.read_text()
+    assert "<script>alert" not in page and "\x1b" not in page
+    assert page.count("</script>") == 2
+    assert (
+        "http://" not in page.replace("http://www.w3.org/2000/svg", "") and "https://" not in page
+    )
+    for row in json.loads(vortex("leaderboard", "--json", "--runs-dir", str(runs_dir)).stdout)[
+        "rows"
+    ]:
+        shown = vortex("show", str(row["id"]), "--runs-dir", str(runs_dir)).stdout
+        assert "\x1b" not in shown
+
+
+def test_export_holds_together_and_is_not_overwritten(runs_dir: Path, tmp_path: Path) -> None:
+    import hashlib
+
+    out = tmp_path / "winner"
+    words = ("export", "--best", "-o", str(out), "--runs-dir", str(runs_dir))
+    assert vortex(*words).returncode == 0
+    sums = json.loads((out / "manifest.json").read_text())["sha256"]
+    for name, digest in sums.items():
+        assert hashlib.sha256((out / name).read_bytes()).hexdigest() == digest
+    assert {m["origin"] for m in json.loads((out / "metrics.json").read_text())["metrics"].values()}
+    assert vortex("check", str(out / "program.py")).returncode == 0
+    again = vortex(*words)
+    assert again.returncode == 2 and "E607" in again.stderr
+    assert vortex(*words, "--force").returncode == 0
+
+
+def test_compare_runs_and_unknown_candidates(runs_dir: Path) -> None:
+    done = vortex("compare", "4", "5", "--json", "--runs-dir", str(runs_dir))
+    assert json.loads(done.stdout)["loss gap"]["n"] >= 3
+    assert vortex("runs", "--runs-dir", str(runs_dir)).stdout.count("judged") == 1
+    missing = vortex("show", "999", "--runs-dir", str(runs_dir))
+    assert missing.returncode == 2 and "E610" in missing.stderr
+
+
+def test_two_processes_cannot_resume_one_run(runs_dir: Path) -> None:
+    from runs.store import find_run
+
+    store = Store.open_to_write(find_run(runs_dir, None))
+    done = vortex("resume", "--runs-dir", str(runs_dir))
+    store.close()
+    assert done.returncode == 3 and "E603" in done.stderr

@@ -1,0 +1,91 @@
+"""A worker is confined, is killed as a group on time-out, and cannot confuse the coordinator."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evals.landlock import abi
+from evals.sandbox import Limits
+from evals.worker import WorkerCrashed, WorkerFailed, WorkerProcess, WorkerTimeout
+
+HANDLER = "tests.evals.misbehaving:Misbehaving"
+
+
+@pytest.fixture
+def worker() -> Iterator[WorkerProcess]:
+    made = WorkerProcess(HANDLER, {}, limits=Limits(memory=1 << 30, file=1 << 20))
+    yield made
+    made.kill()
+
+
+def ask(worker: WorkerProcess, what: str, timeout: float = 20, **more: Any) -> Mapping[str, Any]:
+    return worker.call({"what": what, **more}, timeout)
+
+
+def test_a_hang_is_killed_with_its_children_and_the_worker_starts_anew(
+    worker: WorkerProcess,
+) -> None:
+    child = ask(worker, "spawn")["pid"]
+    with pytest.raises(WorkerTimeout):
+        ask(worker, "hang", timeout=0.5)
+    time.sleep(0.2)
+    assert not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text()
+    assert ask(worker, "echo", text="again")["text"] == "again"
+
+
+def test_eating_memory_ends_the_worker_not_us(worker: WorkerProcess) -> None:
+    with pytest.raises(WorkerCrashed) as caught:
+        ask(worker, "eat")
+    assert "MemoryError" in str(caught.value) or "SIGKILL" in str(caught.value)
+    assert ask(worker, "echo", text="x")["text"] == "x"
+
+
+def test_an_exception_is_our_fault_and_is_told_in_one_line(worker: WorkerProcess) -> None:
+    with pytest.raises(WorkerFailed, match="ValueError: on purpose"):
+        ask(worker, "raise")
+
+
+def test_death_says_how(worker: WorkerProcess) -> None:
+    with pytest.raises(WorkerCrashed, match="exit code 7"):
+        ask(worker, "exit")
+
+
+def test_prints_do_not_reach_the_protocol(worker: WorkerProcess) -> None:
+    assert ask(worker, "print")["ok"]
+
+
+def test_the_environment_holds_no_secret(
+    worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-planted")
+    assert "sk-planted" not in str(ask(worker, "environment"))
+
+
+def test_a_huge_answer_is_refused(worker: WorkerProcess) -> None:
+    with pytest.raises(WorkerCrashed, match=r"over the limit|cannot be read"):
+        ask(worker, "shout")
+
+
+@pytest.mark.skipif(abi() == 0, reason="this kernel has no Landlock")
+def test_files_outside_are_neither_written_nor_read(worker: WorkerProcess, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("planted")
+    home = Path.home() / f".vortex-test-{os.getpid()}"
+    assert ask(worker, "read", path=str(secret))["error"] == "PermissionError"
+    assert ask(worker, "write", path=str(tmp_path / "new"))["error"] == "PermissionError"
+    assert ask(worker, "write", path=str(home))["error"] == "PermissionError"
+    assert not home.exists()
+
+
+@pytest.mark.skipif(abi() < 4, reason="this kernel's Landlock knows no network")
+def test_there_is_no_network(worker: WorkerProcess) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert "Error" in ask(worker, "connect", port=port)["error"]

@@ -1,0 +1,93 @@
+"""An export is complete, checkable, honest about what it is, and replaces nothing unasked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from runs.board import Cell
+from runs.export import best_of, export
+from tests.runs.synthetic import board, row
+from vortex.errors import ExitCode, VortexError
+
+ROW = row(4, on_front=True, program="class A: ...\n", note="why it is so")
+BOARD = board(ROW)
+CANONICAL = {"format": 1, "candidate_hash": "abc"}
+
+
+def test_an_export_holds_what_its_manifest_says(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "winner"
+    export(ROW, BOARD, CANONICAL, out, force=False)
+    sums = json.loads((out / "manifest.json").read_text())["sha256"]
+    assert sums == {
+        p.name: hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in out.iterdir() if p.name != "manifest.json"
+    }  # fmt: skip
+    assert set(sums) == {"program.py", "program.json", "metrics.json", "README.md"}
+    assert (out / "program.py").read_text() == ROW.program
+    assert json.loads((out / "program.json").read_text()) == CANONICAL
+    assert list(out.parent.iterdir()) == [out], "something was left beside it"
+
+
+def test_each_exported_number_says_where_it_comes_from(tmp_path: Path) -> None:
+    export(ROW, BOARD, CANONICAL, tmp_path / "out", force=False)
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"]
+    gap, step = found["loss_gap"], found["step_ms"]
+    assert (gap["value"], gap["error"], gap["n"]) == (0.125, 0.0125, 24)
+    assert (gap["origin"], gap["device"], gap["model"]) == ("measured", "a CPU", "smollm2-135m")
+    assert (step["origin"], step["device"], step["model"]) == ("predicted", "h200", "glm-4.7-flash")
+
+
+def test_the_readme_says_what_was_not_verified(tmp_path: Path) -> None:
+    export(ROW, BOARD, CANONICAL, tmp_path / "out", force=False)
+    text = (tmp_path / "out" / "README.md").read_text()
+    for part in ("Not verified", "STAND-IN", "0.125 ± 0.013", "why it is so", "`budget` = 2048"):
+        assert part in text
+
+
+def test_what_is_there_is_replaced_only_when_asked(tmp_path: Path) -> None:
+    export(ROW, BOARD, CANONICAL, tmp_path / "out", force=False)
+    changed = row(5, program="class B: ...\n")
+    with pytest.raises(VortexError) as caught:
+        export(changed, BOARD, CANONICAL, tmp_path / "out", force=False)
+    assert caught.value.code == "E607"
+    assert (tmp_path / "out" / "program.py").read_text() == ROW.program
+    export(changed, BOARD, CANONICAL, tmp_path / "out", force=True)
+    assert (tmp_path / "out" / "program.py").read_text() == changed.program
+
+
+def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    export(ROW, BOARD, CANONICAL, tmp_path / "out", force=False)
+    assert (tmp_path / "out" / "program.py").is_file()
+
+
+def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(VortexError) as caught:
+        export(ROW, BOARD, CANONICAL, tmp_path / "file" / "out", force=False)
+    assert (caught.value.code, caught.value.exit_code) == ("E604", ExitCode.ENVIRONMENT)
+
+
+def test_the_best_is_the_fastest_that_is_surely_tolerable() -> None:
+    exact = row(1, on_front=True, loss_gap=Cell(0.01, 0.01, 24), step_seconds=0.004)
+    quick = row(2, on_front=True, loss_gap=Cell(0.20, 0.02, 24), step_seconds=0.002)
+    unsure = row(3, on_front=True, loss_gap=Cell(0.20, 0.05, 24), step_seconds=0.001)
+    aside = row(4, on_front=False, loss_gap=Cell(0.0, 0.0, 24), step_seconds=0.0001)
+    control = row(5, on_front=True, control=True, loss_gap=Cell(0.0, 0.0, 24), step_seconds=0.0001)
+    assert best_of(board(exact, quick, unsure, aside, control)).id == 2
+
+
+def test_if_none_is_tolerable_the_best_loses_least() -> None:
+    bad = row(1, on_front=True, loss_gap=Cell(0.9, 0.02, 24), step_seconds=0.001)
+    less = row(2, on_front=True, loss_gap=Cell(0.5, 0.02, 24), step_seconds=0.002)
+    assert best_of(board(bad, less)).id == 2
+
+
+def test_without_a_front_there_is_no_best() -> None:
+    with pytest.raises(VortexError) as caught:
+        best_of(board(row(1)))
+    assert (caught.value.code, caught.value.exit_code) == ("E609", ExitCode.FAILED)

@@ -1,0 +1,114 @@
+"""Every view of a run shows the same numbers, says their origin, and is safe to look at."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+
+from runs.board import COLUMNS, Cell, shown
+from runs.leaderboard import facts, render_csv, render_json, render_markdown, render_terminal
+from tests.runs.synthetic import HOSTILE, board, row
+
+BOARD = board(row(1, on_front=True), row(2, loss_gap=Cell(None)), row(3, control=True, name="Full"))
+
+
+def test_a_number_is_shown_with_its_error_and_a_missing_one_as_a_dash() -> None:
+    assert shown(Cell(0.125, 0.0125, 24), ".3f") == "0.125 ± 0.013"
+    assert shown(Cell(2.5), ".2f") == "2.50"
+    assert shown(Cell(None), ".2f") == "–"
+
+
+def test_above_each_table_stand_models_workload_and_both_budgets() -> None:
+    said = "\n".join(facts(BOARD))
+    for part in ("glm-4.7-flash", "STAND-IN", "smollm2-135m", "h200", "32,768", "2,048", "256"):
+        assert part in said
+    assert "STAND-IN" not in "\n".join(facts(board(standin_note="")))
+
+
+def test_controls_out_of_order_are_a_warning() -> None:
+    assert any("WARNING" in f for f in facts(board(controls_problem="random beats full")))
+    assert not any("WARNING" in f for f in facts(BOARD))
+
+
+def test_the_terminal_shows_candidates_and_controls_in_blocks_of_their_own() -> None:
+    text = render_terminal(BOARD, color=False, width=220)
+    candidates, controls = text.split("controls", 1)
+    assert "*   1 Program1" in candidates and "Full" not in candidates
+    assert "Full" in controls
+    assert "0.125 ± 0.013" in candidates and "2.000" in candidates and "page=16" in candidates
+    assert text.count("(measured)") > 0 and text.count("(predicted)") > 0
+
+
+def test_no_heading_is_measured_and_predicted() -> None:
+    names = [(heading, origin) for heading, _, _, origin in COLUMNS]
+    assert len({heading for heading, _ in names}) == len(names)
+    assert {origin for _, origin in names} == {"measured", "predicted"}
+
+
+def test_colour_is_for_those_who_want_it() -> None:
+    assert "\x1b" not in render_terminal(BOARD, color=False, width=200)
+    assert "\x1b" in render_terminal(BOARD, color=True, width=200)
+
+
+def test_only_the_best_are_shown_but_all_controls() -> None:
+    text = render_terminal(BOARD, color=False, width=220, top=1)
+    assert "Program1" in text and "Program2" not in text and "Full" in text
+
+
+def test_names_cannot_drive_the_terminal() -> None:
+    hostile = board(row(1, name=HOSTILE, knobs={"budget": "\x1b[2J\n"}), standin_note=HOSTILE)
+    text = render_terminal(hostile, color=False, width=220)
+    assert "\x1b" not in text
+    assert "[a](b)" in "\n".join(facts(hostile))
+
+
+def test_markup_in_names_is_shown_as_it_is() -> None:
+    assert "[bold]x[/bold]" in render_terminal(
+        board(row(1, name="[bold]x[/bold]")), color=False, width=220
+    )
+
+
+def test_csv_parses_back_to_the_numbers() -> None:
+    first, second, third = csv.DictReader(io.StringIO(render_csv(BOARD)))
+    assert float(first["measured_loss_gap"]) == 0.125
+    assert float(first["measured_loss_gap_se"]) == 0.0125
+    assert int(first["measured_loss_gap_n"]) == 24
+    assert float(first["predicted_step_ms"]) == 2.0
+    assert second["measured_loss_gap"] == ""
+    assert json.loads(first["knobs"])["budget"] == 2048
+    assert [r["control"] for r in (first, second, third)] == ["0", "0", "1"]
+
+
+def test_csv_keeps_a_row_a_row_whatever_the_name() -> None:
+    text = render_csv(board(row(1, name='a,"b"\nc'), row(2)))
+    found = list(csv.DictReader(io.StringIO(text)))
+    assert [r["id"] for r in found] == ["1", "2"]
+    assert found[0]["name"] == 'a,"b" c'
+
+
+def test_json_parses_back_to_the_numbers_with_their_origin() -> None:
+    data = json.loads(render_json(BOARD))
+    assert data["rows"][0]["loss_gap"] == {"value": 0.125, "error": 0.0125, "n": 24}
+    assert data["rows"][1]["loss_gap"]["value"] is None
+    assert data["origins"]["cpu_speedup"] == "measured"
+    assert data["origins"]["step_speedup"] == "predicted"
+
+
+def test_json_holds_only_numbers_that_json_knows() -> None:
+    def refuse(name: str) -> float:
+        raise AssertionError(f"{name} is not JSON")
+
+    odd = row(1, step_seconds=math.inf, loss_gap=Cell(0.5, math.nan, 1))
+    data = json.loads(render_json(board(odd)), parse_constant=refuse)
+    assert data["rows"][0]["step_seconds"] is None
+    assert data["rows"][0]["loss_gap"] == {"value": 0.5, "error": None, "n": 1}
+
+
+def test_markdown_cells_stay_cells() -> None:
+    text = render_markdown(board(row(1, name=HOSTILE), row(2)))
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    plain = [line.replace("\\|", "") for line in lines]
+    assert len({line.count("|") for line in plain}) == 1
+    assert "<script" not in text and "\x1b" not in text
