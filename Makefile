@@ -8,7 +8,7 @@ VENV ?= .venv
 # TORCH_ARGS passes more to pip, as an index that holds builds for your device.
 TORCH ?= torch==2.13.0
 TORCH_ARGS ?=
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= -n 2 --dist loadfile
 DEMO_ARGS ?= --seed 1 --evaluations 44 --contexts 12
 
 BIN := $(VENV)/bin

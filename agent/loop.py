@@ -15,7 +15,7 @@ from agent.crew import Crew, MachineFault
 from agent.proposers.base import Elite, Proposer, SearchContext
 from agent.standing import Standing, Standings, promotable, standings
 from evals.models.fetch import cache_dir
-from evals.result import Evaluation, Sample, Stage, StageResult, Status
+from evals.result import Evaluation, Sample, Stage, Status
 from runs.quality import order_problem
 from runs.records import RunConfig
 from runs.store import Store
@@ -152,11 +152,6 @@ class Search:
         except MachineFault as fault:
             self._faults[candidate] = self._faults.get(candidate, 0) + 1
             self.store.note("infra_error", f"candidate {candidate}: {fault}")
-            if self._faults[candidate] >= _TRIES:
-                stage = StageResult(
-                    stage=Stage.PARITY, status=Status.INFRA_ERROR, message=str(fault)
-                )
-                self.store.record(candidate, Evaluation(evaluator_version="", stages=(stage,)))
             return
         for answer in answers:
             evaluation = Evaluation.model_validate(answer["evaluation"])
@@ -164,18 +159,23 @@ class Search:
                 candidate, evaluation, name=answer["name"], knobs=answer["knobs"] or None
             )
 
+    def _given_up(self, candidate: int) -> bool:
+        """Whether the machine failed on it so often that only a later process tries again."""
+        return self._faults.get(candidate, 0) >= _TRIES
+
     def _next(
         self, now: Standings, running: frozenset[int]
     ) -> tuple[int, list[tuple[dict[str, Any], float]]] | None:
         """The most useful request: pending work, a promotion, or a new proposal."""
         for standing in now.by_id.values():
-            if standing.record.id in running:
+            if standing.record.id in running or self._given_up(standing.record.id):
                 continue
             if not standing.stages:
                 return standing.record.id, self._screen(now, standing)
-            # Controls set the scale: they see every context as soon as they are sound.
-            behind = standing.rung < len(now.config.rungs)
-            if standing.record.control and standing.status == Status.OK and behind:
+            # A kill may come between the screen and the first rung. Controls set the scale: they
+            # see every context as soon as they are sound.
+            wanted = len(now.config.rungs) if standing.record.control else 1
+            if standing.status == Status.OK and standing.rung < wanted:
                 return standing.record.id, [self._rung(now, standing)]
         if now.scale is None:
             return None

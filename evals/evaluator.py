@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import time
@@ -203,6 +204,12 @@ class Evaluator:
             )  # fmt: skip
         stage = Stage.SEALED if request.get("split") == "sealed" else Stage.ACCURACY
         rung = int(request.get("rung", 0))
+        if not all(math.isfinite(s.value) for s in samples):
+            message = "the model's losses are not finite under this program"
+            stages.append(
+                StageResult(stage=stage, rung=rung, status=Status.INACCURATE, message=message)
+            )
+            return
         stages.append(StageResult(stage=stage, rung=rung, status=Status.OK, samples=tuple(samples)))
 
     def _throughput(

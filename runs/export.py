@@ -32,7 +32,8 @@ def best_of(board: Board, *, tolerable: float = 0.25) -> Row:
         )  # fmt: skip
 
     def bound(row: Row) -> float:
-        return (row.loss_gap.value or 0.0) + 1.64 * (row.loss_gap.error or 0.0)
+        value, error = row.loss_gap.value, row.loss_gap.error
+        return float("inf") if value is None or error is None else value + 1.64 * error
 
     good = [r for r in members if bound(r) <= tolerable]
     if good:
@@ -48,10 +49,11 @@ def export(
     Raises:
         VortexError: E607, the folder holds something; E604, it cannot be written.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not force:
-        raise VortexError(
-            f"{out} is not empty", code="E607", hint="name another folder, or pass --force"
-        )
+    taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    ours = (out / "manifest.json").is_file()  # only what we wrote is ever replaced
+    if taken and not (force and ours):
+        hint = "name another folder, or pass --force" if ours else "name another folder"
+        raise VortexError(f"{out} is not empty", code="E607", hint=hint)
     files = {
         "program.py": row.program,
         "program.json": json.dumps(canonical, indent=2) + "\n",

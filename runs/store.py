@@ -11,8 +11,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from pydantic import ValidationError
 from sqlalchemy import Connection, Engine, create_engine, event, func, insert, select, update
 from sqlalchemy.exc import DatabaseError
 
@@ -60,7 +60,9 @@ class Store:
             VortexError: E601 damaged, E602 newer version, E603 in use, E605 no run.
         """
         _require(folder)
-        store = cls(folder, _engine(folder, write=True), _locked(folder))
+        with _disk_errors(folder):
+            lock = _locked(folder)
+        store = cls(folder, _engine(folder, write=True), lock)
         store.check()
         return store
 
@@ -117,11 +119,9 @@ class Store:
     def config(self) -> RunConfig:
         """The run's configuration."""
         with self.read() as connection:
-            data = connection.execute(select(tables.run.c.config)).scalar_one()
-        try:
-            return RunConfig.model_validate(data)
-        except ValidationError as error:
-            raise _damaged(self.folder, f"its configuration: {error.errors()[0]['msg']}") from None
+            return RunConfig.model_validate(
+                connection.execute(select(tables.run.c.config)).scalar_one()
+            )
 
     def extend(self, config: RunConfig) -> None:
         """Replace the configuration (larger budgets)."""
@@ -336,7 +336,8 @@ def _locked(folder: Path) -> int:
 
 def _engine(folder: Path, *, write: bool) -> Engine:
     mode = "rwc" if write else "ro"
-    path = (folder / "run.db").resolve()
+    # Quoted twice: SQLAlchemy and SQLite each decode once.
+    path = quote(quote(str((folder / "run.db").resolve())))
     engine = create_engine(f"sqlite:///file:{path}?mode={mode}&uri=true")
 
     @event.listens_for(engine, "connect")
@@ -365,6 +366,13 @@ def _disk_errors(folder: Path) -> Iterator[None]:
         yield
     except DatabaseError as error:
         text = str(error.orig)
+        if "locked" in text:
+            raise VortexError(
+                f"run {folder.name} is being written by another process",
+                code="E603",
+                hint="try again in a moment",
+                exit_code=ExitCode.ENVIRONMENT,
+            ) from None
         if any(word in text for word in ("full", "disk I/O", "readonly", "unable to open")):
             raise VortexError(
                 f"cannot write run {folder.name}: {text}",
@@ -373,6 +381,8 @@ def _disk_errors(folder: Path) -> Iterator[None]:
                 exit_code=ExitCode.ENVIRONMENT,
             ) from None
         raise _damaged(folder, text) from None
+    except ValueError as error:
+        raise _damaged(folder, f"a row cannot be read: {type(error).__name__}") from None
     except OSError as error:
         raise VortexError(
             f"cannot write to {folder}: {error.strerror or error}",

@@ -1,4 +1,4 @@
-"""Runs a search with the fake evaluator in a process of its own, and logs what it asks and keeps."""
+"""Runs a search with the fake evaluator in its own process; logs what it asks and keeps."""
 
 from __future__ import annotations
 

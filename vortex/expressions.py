@@ -20,6 +20,7 @@ from vortex.values import (
     Refused,
     Value,
     describe,
+    folded_constant,
     kind_of,
     nearest,
     span_of,
@@ -129,20 +130,11 @@ class Walker:
             raise self.complain("E105", f"operator {describe(tree.op)} is not known here", tree)
         left, right = self._value(tree.left), self._value(tree.right)
         if isinstance(left, int | float) and isinstance(right, int | float):
-            return self._folded(op, left, right, tree)
+            folded = folded_constant(op, float(left), float(right))
+            if folded is not None:
+                return folded
+            raise self.complain("E111", "this constant has no value below 1e30", tree)
         return self._node(op, tree, (tree.left, tree.right))
-
-    def _folded(self, op: str, a: float, b: float, tree: ast.AST) -> Value:
-        results: Mapping[str, Callable[[], float]] = {
-            "add": lambda: a + b, "sub": lambda: a - b, "mul": lambda: a * b, "div": lambda: a / b,
-        }  # fmt: skip
-        try:
-            result = results[op]()
-        except (ZeroDivisionError, OverflowError):
-            raise self.complain("E111", "this constant has no finite value", tree) from None
-        if abs(result) >= 1e30:
-            raise self.complain("E111", "this constant is too large", tree)
-        return result
 
     def _attribute(self, tree: ast.Attribute) -> Value:
         if isinstance(tree.value, ast.Name):
@@ -323,13 +315,11 @@ class Walker:
         text = isinstance(value, str) and value.isidentifier() and not value.startswith("_")
         number = isinstance(value, int | float) and not isinstance(value, bool)
         whole = isinstance(value, int) and number and 0 <= value <= 2**31
-        match param.kind:
-            case "axis" | "new_axis":
-                good = text and isinstance(value, str) and len(value) <= 32
-            case "number":
-                good = number
-            case _:
-                good = whole or isinstance(value, KnobRef)
+        if param.kind in ("axis", "new_axis"):
+            good = text and isinstance(value, str) and len(value) <= 32
+        else:
+            counted = whole or isinstance(value, KnobRef)
+            good = number if param.kind == "number" else counted
         if not good:
             wants = {"axis": "an axis name", "new_axis": "a new axis name", "number": "a number"}
             raise self.complain(

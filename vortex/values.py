@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import difflib
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from vortex.errors import Span
@@ -56,6 +57,20 @@ def nearest(name: str, known: list[str]) -> str | None:
     """The known name that looks most like the given one."""
     found = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return found[0] if found else None
+
+
+def folded_constant(op: str, a: float, b: float) -> float | None:
+    """Arithmetic on two written numbers; None without a finite value below 1e30."""
+    results: Mapping[str, Callable[[float, float], float]] = {
+        "add": operator.add, "sub": operator.sub, "mul": operator.mul, "div": operator.truediv,
+        "gt": operator.gt, "ge": operator.ge, "lt": operator.lt, "le": operator.le,
+        "eq": operator.eq, "ne": operator.ne,
+    }  # fmt: skip
+    try:
+        result = float(results[op](a, b))
+    except (ZeroDivisionError, OverflowError):
+        return None
+    return result if abs(result) < 1e30 else None
 
 
 def kind_of(value: Value) -> str:

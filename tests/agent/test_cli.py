@@ -82,7 +82,7 @@ def test_bad_programs_end_in_a_message(name: str, tmp_path: Path) -> None:
         (["start", "--batch", "-1"], "E303"),
         (["start", "--device", "abacus"], "E402"),
         (["start", "--seeds", "docs"], "E301"),
-        (["start", "--config", "README.md"], "E303"),
+        (["start", "--config", "LICENSE"], "E303"),
         (["models", "fetch", "gpt-5"], "E406"),
         (["leaderboard", "--runs-dir", "docs"], "E606"),
         (["export", "--runs-dir", "docs", "-o", "x"], "E611"),
