@@ -128,7 +128,7 @@ def promotable(standings: Standings, rung: int, running: frozenset[int]) -> Stan
 
 
 def _layers(entries: Sequence[Entry]) -> list[Entry]:
-    """Entries by layer of non-domination in the plain means, then by loss."""
+    """Entries by layer of non-domination in the plain means, both ends of a layer in turn."""
     left, ordered = list(entries), []
     while left:
         layer = [
@@ -137,7 +137,15 @@ def _layers(entries: Sequence[Entry]) -> list[Entry]:
             if not any(o.loss <= e.loss and o.seconds < e.seconds for o in left)
             and not any(o.loss < e.loss and o.seconds <= e.seconds for o in left)
         ]
-        ordered += sorted(layer, key=lambda e: (e.loss, e.id))
+        ordered += _alternating(layer)
         taken = {e.id for e in layer}
         left = [e for e in left if e.id not in taken]
     return ordered
+
+
+def _alternating(layer: Sequence[Entry]) -> list[Entry]:
+    """The least lossy, the fastest, the next least lossy, ...: a rung keeps both ends."""
+    by_loss = sorted(layer, key=lambda e: (e.loss, e.id))
+    by_time = sorted(layer, key=lambda e: (e.seconds, e.id))
+    both = [e for pair in zip(by_loss, by_time, strict=True) for e in pair]
+    return list({e.id: e for e in both}.values())
