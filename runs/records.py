@@ -9,7 +9,6 @@ from pydantic import Field
 from evals.result import Record
 
 SCHEMA_VERSION = 1
-Split = Literal["search", "sealed"]
 
 
 class RunConfig(Record):

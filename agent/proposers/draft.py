@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from vortex.compile import bind, parse
 from vortex.ir import Attr, KnobRef, Node, Program, walk
-from vortex.knobs import Choice, Integer, Knob, KnobValue, Real
-from vortex.ops import AxisError, make, make_field, rebuild
+from vortex.knobs import Knob, KnobValue, Real
+from vortex.ops import make, make_field
 from vortex.passes import bind_knobs, rewrite
 from vortex.printer import print_program
 
@@ -124,8 +124,7 @@ def adopt(draft: Draft, other: Draft) -> Node:
         if node.op == "field":
             name = str(node.attr("name"))
             return draft.field(name, contents[name])
-        renamed = rule(node)
-        return renamed
+        return rule(node)
 
     if len(draft.knobs) > MAX_KNOBS:
         raise NoChange
@@ -180,9 +179,3 @@ def finished(draft: Draft, name: str, doc: str) -> tuple[str, dict[str, KnobValu
     values = {n: draft.values.get(n, k.default) for n, k in knobs.items()}
     candidate = bind(parse(text), values)
     return text, dict(candidate.knobs), candidate.candidate_hash
-
-
-__all__ = [
-    "AxisError", "Choice", "Draft", "Integer", "NoChange", "adopt", "draft_of", "finished",
-    "rebuild", "replace", "with_fields",
-]  # fmt: skip

@@ -9,6 +9,7 @@ from agent.proposers.draft import Draft, NoChange, adopt, with_fields
 from vortex.ir import KnobRef, Node, walk
 from vortex.knobs import Choice
 from vortex.ops import make, rebuild
+from vortex.passes import rewrite
 
 _HEAD = ("max", "mean", "logsumexp")
 _SUB = ("max", "logsumexp", "mean")
@@ -85,8 +86,6 @@ def sub_pages(draft: Draft, rng: random.Random) -> str:
 
 
 def _rewritten(content: Node, rule: Callable[[Node], Node]) -> Node:
-    from vortex.passes import rewrite
-
     return rewrite([content], rule)[0]
 
 

@@ -12,7 +12,7 @@ from evals.contexts import ContextSpec, build_context
 from evals.models.fetch import PACKAGED, cached_path, fetch
 from evals.models.load import load_model
 from evals.models.transformer import Transformer
-from evals.prefill import DenseCausal, load, path_of, prefill
+from evals.prefill import DenseCausal, Prefilled, load, path_of, prefill
 from evals.scoring import batches, score
 from evals.texts import SOURCES, window
 from search_spaces.block_topk import seeds
@@ -133,7 +133,7 @@ def test_contexts_are_the_same_every_time_and_splits_share_nothing(model: Transf
         assert len(set(windows)) == len(windows)
 
 
-def small_context(model: Transformer) -> object:
+def small_context(model: Transformer) -> Prefilled:
     return prefill(model, build_context(ContextSpec("search", 0, 512), model.tokenizer))
 
 
@@ -142,15 +142,15 @@ def test_a_batch_of_suffixes_equals_token_by_token_decoding(model: Transformer, 
     found = small_context(model)
     text = next(s.text for s in seeds() if s.name == name)
     candidate = compile_text(text)
-    batch = batches([q for q in found.context.questions if q.task == "copy"][:2])[0]  # type: ignore[attr-defined]
-    start = len(found.context.tokens)  # type: ignore[attr-defined]
+    batch = batches([q for q in found.context.questions if q.task == "copy"][:2])[0]
+    start = len(found.context.tokens)
     scale = model.spec.scale
-    attend = SuffixAttend(candidate, found.kv, scale=scale, workload_context=4096)  # type: ignore[attr-defined]
+    attend = SuffixAttend(candidate, found.kv, scale=scale, workload_context=4096)
     positions = start + torch.arange(batch.tokens.shape[1]).expand(batch.tokens.shape)
     together = model.forward(batch.tokens, positions, attend).view(*batch.tokens.shape, -1)
     # One token at a time: what was decoded becomes context, which the executor treats alike.
     row = 1
-    kv = found.kv  # type: ignore[attr-defined]
+    kv = found.kv
     for step in range(20):
         recorder = Appending(SuffixAttend(candidate, kv, scale=scale, workload_context=4096), kv)
         recorder.inner.router.budget = attend.router.budget
@@ -185,14 +185,14 @@ def test_full_attention_answers_as_a_dense_prefill_does(model: Transformer) -> N
         "    def select(self):\n        return vx.all()\n",
         reserved=True,
     )
-    question = next(q for q in found.context.questions if q.task == "copy")  # type: ignore[attr-defined]
-    ids = [*found.context.tokens, *question.prompt, *question.answer][:-1]  # type: ignore[attr-defined]
+    question = next(q for q in found.context.questions if q.task == "copy")
+    ids = [*found.context.tokens, *question.prompt, *question.answer][:-1]
     dense = model.forward(
         torch.tensor([ids]), torch.arange(len(ids))[None], DenseCausal(model.spec, len(ids))
     )
     want = -dense.log_softmax(-1)[-len(question.answer) :]
     nll = float(want.gather(1, torch.tensor(question.answer)[:, None]).mean())
-    attend = SuffixAttend(full, found.kv, scale=model.spec.scale, workload_context=512)  # type: ignore[attr-defined]
+    attend = SuffixAttend(full, found.kv, scale=model.spec.scale, workload_context=512)
     (got,) = [
         s.value
         for s in score(model, [question], attend, context="x", start=512, full=None)
