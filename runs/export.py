@@ -69,8 +69,16 @@ def export(
             (aside / name).write_text(text, encoding="utf-8")
         aside.chmod(0o755)
         if out.exists():
-            shutil.rmtree(out)
-        aside.rename(out)
+            old = aside.with_name(aside.name + ".old")  # kept until the new one is in place
+            out.rename(old)
+            try:
+                aside.rename(out)
+            except OSError:
+                old.rename(out)
+                raise
+            shutil.rmtree(old)
+        else:
+            aside.rename(out)
     except OSError as error:
         raise VortexError(
             f"cannot write {out}: {error.strerror or error}", code="E604",

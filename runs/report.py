@@ -19,9 +19,9 @@ def render_report(board: Board) -> str:
     data = json.loads(render_json(board))
     data["columns"] = [{"title": t, "name": n, "origin": o} for t, n, _, o in COLUMNS]
     for row, full in zip(data["rows"], board.rows, strict=True):
-        row["step_ms"] = None if full.step_seconds is None else full.step_seconds * 1e3
+        row["step_ms"] = None if row["step_seconds"] is None else row["step_seconds"] * 1e3
         row["shown"] = [shown(cell_of(full, n), f) for _, n, f, _ in COLUMNS]
-    text = json.dumps(data)
+    text = json.dumps(data, allow_nan=False)
     for char in "<>&\u2028\u2029":
         text = text.replace(char, f"\\u{ord(char):04x}")
     return environment.get_template("report.html.j2").render(
