@@ -68,7 +68,7 @@ def _layer(
     empty = k.new_zeros(kv_heads, 1, 0, dim)
     kv = SuffixKV(k, v, empty, empty)
     size = candidate.page_size
-    fields = suffix_fields(candidate, kv) if router.needs_fields else {}
+    fields = suffix_fields(router, kv) if router.needs_fields else {}
     mass = _context_mass(q, k, size, scale)
     counts = torch.tensor([tokens]).expand(len(queries))
     pages = -(-tokens // size)

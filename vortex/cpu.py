@@ -12,6 +12,7 @@ from vortex.compile import executable
 from vortex.execute import run_graph
 from vortex.ir import Candidate, Node, walk
 from vortex.named import Named, Run, aligned, named
+from vortex.passes import split_cached
 from vortex.selection import page_budget, plan_of, random_scores, select_pages
 from vortex.storage import stored
 
@@ -20,10 +21,13 @@ KV, ROW, STEP = "_a", "_b", "_t"
 _CHUNK_ELEMENTS = 24_000_000
 
 
-def page_fields(candidate: Candidate, k: Tensor, v: Tensor) -> dict[str, Named]:
-    """Stored fields of pages, all at once.
+def page_fields(
+    candidate: Candidate, k: Tensor, v: Tensor, cached: Mapping[str, Node] | None = None
+) -> dict[str, Named]:
+    """Stored fields of pages, all at once, and what scores compute from them alone.
 
     Args:
+        cached: from :func:`vortex.passes.split_cached`.
         k, v: float32 ``[kv_head, row, page, token, dim]``, complete pages.
 
     Returns:
@@ -40,7 +44,19 @@ def page_fields(candidate: Candidate, k: Tensor, v: Tensor) -> dict[str, Named]:
         views, names = aligned(values[node.key], pages)
         full = views[0].expand([max(s) for s in zip(*(v.shape for v in views), strict=True)])
         fields[name] = Named(stored(full, candidate.dtype, item_dims=len(names) - 3), names)
-    return fields
+    roots = {name: node for name, node in (cached or {}).items()}
+    sources |= {f"field:{name}": value for name, value in fields.items()}
+    values = run_graph(roots.values(), sources, Run())
+    fields |= {name: values[node.key] for name, node in roots.items()}
+    return {name: dim_last(value) for name, value in fields.items()}
+
+
+def dim_last(x: Named) -> Named:
+    """The same array with ``dim`` innermost in memory, where products over it want it."""
+    if "dim" not in x.names:
+        return x
+    at = x.dim("dim")
+    return Named(x.data.movedim(at, -1).contiguous().movedim(-1, at), x.names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +87,9 @@ class Router:
 
     def __init__(self, candidate: Candidate, *, context: int, workload_context: int) -> None:
         self.candidate = candidate
-        self.outputs, select = executable(candidate)
+        outputs, select = executable(candidate)
+        self.cached, (*scores, select) = split_cached([*outputs.values(), select])
+        self.outputs = dict(zip(outputs, scores, strict=True))
         self.plan = plan_of(select)
         self.budget = page_budget(
             self.plan,
@@ -81,6 +99,10 @@ class Router:
         )
         self.needs_fields = any(n.op == "field" for n in walk(self.outputs.values()))
         self.needs_mass = any(r.source == "oracle" for r in self.plan.rankings)
+
+    def page_fields(self, k: Tensor, v: Tensor) -> dict[str, Named]:
+        """See :func:`page_fields`."""
+        return page_fields(self.candidate, k, v, self.cached)
 
     def select(
         self, steps: Steps, fields: Mapping[str, Named], mass: Tensor | None = None
@@ -191,9 +213,9 @@ class SuffixKV:
     v_new: Tensor
 
 
-def suffix_fields(candidate: Candidate, kv: SuffixKV) -> dict[str, Named]:
+def suffix_fields(router: Router, kv: SuffixKV) -> dict[str, Named]:
     """Fields of all complete pages of every row; the shared context is summarised once."""
-    size = candidate.page_size
+    size = router.candidate.page_size
     kv_heads, rows, steps, dim = kv.k_new.shape
     context = kv.k.shape[1]
     shared = context // size
@@ -201,7 +223,7 @@ def suffix_fields(candidate: Candidate, kv: SuffixKV) -> dict[str, Named]:
     def pages(x: Tensor) -> Tensor:
         return x[:, : shared * size].reshape(kv_heads, 1, shared, size, dim)
 
-    parts = [page_fields(candidate, pages(kv.k), pages(kv.v))]
+    parts = [router.page_fields(pages(kv.k), pages(kv.v))]
     tail = context - shared * size
     own = (tail + steps) // size
     if own:
@@ -212,8 +234,8 @@ def suffix_fields(candidate: Candidate, kv: SuffixKV) -> dict[str, Named]:
             joined = torch.cat([edge, new], 2)[:, :, :length]
             return joined.reshape(kv_heads, rows, own, size, dim)
 
-        parts.append(page_fields(candidate, tails(kv.k, kv.k_new), tails(kv.v, kv.v_new)))
-    return {name: _joined([p[name] for p in parts], rows) for name in candidate.fields}
+        parts.append(router.page_fields(tails(kv.k, kv.k_new), tails(kv.v, kv.v_new)))
+    return {name: _joined([p[name] for p in parts], rows) for name in parts[0]}
 
 
 def _joined(parts: list[Named], rows: int) -> Named:
@@ -323,7 +345,7 @@ class SuffixAttend:
         context = kv.k.shape[1]
         tokens = context + 1 + torch.arange(steps)
         pages = -(-(context + steps) // size)
-        fields = suffix_fields(self.candidate, kv) if self.router.needs_fields else {}
+        fields = suffix_fields(self.router, kv) if self.router.needs_fields else {}
         mass = (
             page_mass(q, kv, page_size=size, scale=self.scale) if self.router.needs_mass else None
         )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
+from numba import set_num_threads
 from torch import Tensor
 
-from vortex.cpu import Router, Steps, page_fields
+from vortex.cpu import Router, Steps, dim_last
+from vortex.cpu_attend import attend_pages
 from vortex.ir import Candidate
 from vortex.named import Named
 
@@ -80,7 +84,7 @@ class PagedDecode:
     ) -> None:
         self.candidate, self.pool, self.scale, self.dense = candidate, pool, scale, dense
         self.router = Router(candidate, context=context, workload_context=workload_context)
-        self.reader = Reader(pool, scale)
+        set_num_threads(min(torch.get_num_threads(), len(os.sched_getaffinity(0))))
         self.fields: list[dict[str, Named]] = []
 
     def summarise(self) -> None:
@@ -90,7 +94,7 @@ class PagedDecode:
         for layer in range(pool.k.shape[0]):
             fields = self._fields(layer, pool.table[:, :pages]) if pages else {}
             self.fields.append(
-                {n: Named(_room(f.data, pool.per_sequence), f.names) for n, f in fields.items()}
+                {name: _room(field, pool.per_sequence) for name, field in fields.items()}
             )
 
     def _fields(self, layer: int, table: Tensor) -> dict[str, Named]:
@@ -98,7 +102,7 @@ class PagedDecode:
             return {}
         k = self.pool.k[layer, table].permute(2, 0, 1, 3, 4)
         v = self.pool.v[layer, table].permute(2, 0, 1, 3, 4)
-        return page_fields(self.candidate, k, v)
+        return self.router.page_fields(k, v)
 
     def advance(self) -> None:
         """Count the step's token."""
@@ -112,7 +116,7 @@ class PagedDecode:
         fields = self.fields[layer]
         for name, value in self._fields(layer, self.pool.table[:, page - 1 : page]).items():
             if name not in fields:
-                fields[name] = Named(_room(value.data, self.pool.per_sequence), value.names)
+                fields[name] = _room(value, self.pool.per_sequence)
             fields[name].data[:, :, page - 1] = value.data[:, :, 0]
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -124,79 +128,31 @@ class PagedDecode:
         kv_heads, tokens = k.shape[2], pool.length + 1
         grouped = q.view(rows, kv_heads, heads // kv_heads, dim)
         pages = -(-tokens // pool.page_size)
-        table, valid = pool.table[:rows, None, :pages].expand(rows, kv_heads, pages), None
-        if layer not in self.dense and not self.router.plan.everything:
-            table, valid = self.chosen(layer, grouped, pages)
-        out = self.reader.attend(layer, grouped, table, tokens, valid)
+        if layer in self.dense or self.router.plan.everything:
+            keep = torch.ones(rows, kv_heads, pages, dtype=torch.bool)
+        else:
+            keep = self.chosen(layer, grouped, pages)
+        out = torch.empty_like(grouped)
+        attend_pages(
+            (grouped * self.scale).numpy(), pool.k[layer].numpy(), pool.v[layer].numpy(),
+            pool.table[:rows].numpy(), keep.numpy(), tokens, out.numpy(),
+        )  # fmt: skip
         return out.reshape(rows, 1, heads, dim)
 
-    def chosen(self, layer: int, q: Tensor, pages: int) -> tuple[Tensor, Tensor]:
-        """Physical pages to read, ``[row, kv_head, width]`` int64, the newest last, and which of
-        them count (rows that keep fewer are padded in front)."""
-        rows, kv_heads = q.shape[:2]
+    def chosen(self, layer: int, q: Tensor, pages: int) -> Tensor:
+        """Pages to read: bool ``[row, kv_head, page]``, in the order of the sequence."""
         steps = Steps(
             q.permute(1, 0, 2, 3)[:, :, None], torch.tensor([self.pool.length + 1]), pages, layer,
             self.scale,
         )  # fmt: skip
-        keep = self.router.select(steps, self.fields[layer])[:, :, 0].transpose(0, 1)
-        counts = keep.sum(-1)
-        width = int(counts.max())
-        if bool((counts == width).all()):
-            order = keep.nonzero()[:, 2].view(rows, kv_heads, width)
-        else:  # rows that keep fewer are padded in front
-            order = torch.argsort(keep.to(torch.uint8), dim=-1, stable=True)[..., -width:]
-        physical = self.pool.table[:rows, None].expand(rows, kv_heads, -1).gather(2, order)
-        return physical, keep.gather(2, order)
+        keep = self.router.select(steps, self.fields[layer])[:, :, 0]
+        return keep.transpose(0, 1).contiguous()
 
 
-def _room(x: Tensor, pages: int) -> Tensor:
+def _room(x: Named, pages: int) -> Named:
     """The array with its page axis (2) padded to ``pages``."""
-    full = torch.zeros(*x.shape[:2], pages, *x.shape[3:])
-    full[:, :, : x.shape[2]] = x
-    return full
-
-
-class Reader:
-    """Attention over listed pages; gathers one sequence at a time into a buffer that stays in
-    the processor's cache (a fresh array for each would cost more in page faults than the copy)."""
-
-    def __init__(self, pool: PagedPool, scale: float) -> None:
-        self.pool, self.scale = pool, scale
-        kv_heads, size, dim = pool.k.shape[2:]
-        self.buffer = torch.empty(kv_heads * pool.per_sequence, size * dim)
-        self.heads = torch.arange(kv_heads)[None, :, None]
-
-    def attend(
-        self, layer: int, q: Tensor, table: Tensor, tokens: int, valid: Tensor | None
-    ) -> Tensor:
-        """Attend to the listed pages, the newest of which is last.
-
-        Args:
-            q: float32 ``[row, kv_head, group, dim]``; table: int64 ``[row, kv_head, kept]``.
-            valid: bool like ``table``; None when every listed page counts.
-        """
-        rows, kv_heads, kept = table.shape
-        size = self.pool.page_size
-        used = (kept - 1) * size + (tokens - 1) % size + 1
-        index = (table * kv_heads + self.heads).view(rows, -1)
-        k, v = (x[layer].view(-1, size * q.shape[-1]) for x in (self.pool.k, self.pool.v))
-        bias = None
-        if valid is not None and not bool(valid.all()):
-            bias = torch.where(valid, 0.0, float("-inf")).repeat_interleave(size, -1)[..., :used]
-        query, out = q * self.scale, torch.empty_like(q)
-        for row in range(rows):
-            logits = torch.bmm(query[row], self._gather(k, index[row], kv_heads, used).mT)
-            if bias is not None:
-                logits += bias[row, :, None]
-            weights = torch.softmax(logits, -1)
-            torch.bmm(weights, self._gather(v, index[row], kv_heads, used), out=out[row])
-        return out
-
-    def _gather(self, source: Tensor, index: Tensor, kv_heads: int, used: int) -> Tensor:
-        """Pages as ``[kv_head, token, dim]``, in the buffer."""
-        target = self.buffer[: len(index)]
-        torch.index_select(source, 0, index, out=target)
-        return target.view(kv_heads, -1, self.pool.k.shape[-1])[:, :used]
+    more = [*x.data.shape[:2], pages - x.data.shape[2], *x.data.shape[3:]]
+    return dim_last(Named(torch.cat([x.data, x.data.new_zeros(more)], 2), x.names))
 
 
 class ContiguousDecode:

@@ -171,6 +171,45 @@ def fuse(node: Node) -> Node:
     return node
 
 
+def split_cached(roots: Sequence[Node]) -> tuple[dict[str, Node], tuple[Node, ...]]:
+    """What a score computes from fields alone, to be computed once per page and kept.
+
+    Only where nothing grows: the result's axes are those of a field, or fewer.
+
+    Returns:
+        The cached parts by the name of the field that now stands for each, and the new roots.
+    """
+    fields: dict[str, tuple[frozenset[Axis], ...]] = {}
+    for node in walk(roots):
+        known = [fields.get(n.key, ()) for n in node.inputs if n.op != "const"]
+        axes = tuple(a for found in known for a in found)
+        fits = any(frozenset(node.axes) <= a for a in axes) and all(known)
+        page = any(value == "page" for _, value in node.attrs)
+        if node.op == "field":
+            fields[node.key] = (frozenset(node.axes),)
+        elif fits and not page and OPS[node.op].kind in ("elementwise", "reduce", "shape"):
+            fields[node.key] = axes
+    kept: dict[str, Node] = {}
+
+    def outermost(node: Node) -> Node:
+        """Inputs that are cached become fields, unless this node is cached itself."""
+        if node.key in fields:
+            return node
+        inputs = tuple(_cached_field(n, kept) if n.key in fields else n for n in node.inputs)
+        return rebuild(node, inputs, dict(node.attrs)) if inputs != node.inputs else node
+
+    done = rewrite(roots, outermost)
+    return kept, tuple(_cached_field(n, kept) if n.key in fields else n for n in done)
+
+
+def _cached_field(node: Node, kept: dict[str, Node]) -> Node:
+    if node.op == "field":
+        return node
+    name = next((n for n, other in kept.items() if other == node), f"cached {len(kept)}")
+    kept[name] = node
+    return Node("field", (), (("name", name),), node.axes, None)
+
+
 def _with_field_content(fields: Mapping[str, Node], dtype: Attr) -> Rule:
     """Rule: name a field by what it holds, so that the author's names do not matter."""
 
