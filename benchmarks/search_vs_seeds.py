@@ -27,9 +27,10 @@ from evals.evaluator import EVALUATOR_VERSION
 from evals.models.fetch import cache_dir
 from evals.result import Evaluation, Stage, Status
 from runs.archive import Entry, front, paired
+from runs.naming import list_runs
 from runs.quality import scale_of
 from runs.records import RunConfig
-from runs.store import Store, list_runs
+from runs.store import Store
 
 CERTAIN = 1.64
 SWEEP = "1024,1448,2048,2896,5793,8192"

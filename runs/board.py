@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -81,6 +82,38 @@ COLUMNS: tuple[tuple[str, str, str, str], ...] = (
     ("speed-up", "step_speedup", ".2f", "predicted"),
     ("index B/token", "index_bytes", ".0f", "predicted"),
 )
+
+
+# Numbers that files carry beside the columns.
+MORE: tuple[tuple[str, str, str, str], ...] = (
+    ("copy nll", "copy_nll", ".2f", "measured"),
+    ("single exact", "single_exact", ".2f", "measured"),
+    ("KL to full", "kl", ".4f", "measured"),
+    ("CPU tokens/s", "cpu_tokens_per_second", ".1f", "measured"),
+    ("kept tokens", "kept_tokens", ".0f", "predicted"),
+)
+UNITS = {
+    "needle_nll": "nats", "copy_nll": "nats", "kl": "nats", "step_ms": "ms", "index_bytes": "bytes",
+    "cpu_tokens_per_second": "tokens/s", "kept_tokens": "tokens",
+}  # fmt: skip
+
+
+def workload_of(board: Board, attribute: str, origin: str) -> str:
+    """The workload that a number was obtained on."""
+    if attribute.startswith("cpu_"):
+        return board.throughput_workload
+    return board.workload if origin == "predicted" else board.budgets
+
+
+def finite(value: object) -> object:
+    """JSON has no infinity and no NaN: they become None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(k): finite(v) for k, v in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [finite(v) for v in value]
+    return value
 
 
 def cell_of(row: Row, attribute: str) -> Cell:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from runs.board import COLUMNS, Board, Row, cell_of, shown
-from runs.leaderboard import facts
-from vortex.errors import ExitCode, VortexError, printable
+from runs.board import COLUMNS, MORE, UNITS, Board, Row, cell_of, finite, shown, workload_of
+from runs.leaderboard import escaped, facts
+from vortex.errors import ExitCode, VortexError
 
 
 def best_of(board: Board, *, tolerable: float = 0.25) -> Row:
@@ -33,12 +34,15 @@ def best_of(board: Board, *, tolerable: float = 0.25) -> Row:
 
     def bound(row: Row) -> float:
         value, error = row.loss_gap.value, row.loss_gap.error
-        return float("inf") if value is None or error is None else value + 1.64 * error
+        return math.inf if value is None or error is None else value + 1.64 * error
+
+    def known(value: float | None) -> float:
+        return math.inf if value is None else value
 
     good = [r for r in members if bound(r) <= tolerable]
     if good:
-        return min(good, key=lambda r: r.step_seconds or float("inf"))
-    return min(members, key=lambda r: r.loss_gap.value or float("inf"))
+        return min(good, key=lambda r: known(r.step_seconds))
+    return min(members, key=lambda r: known(r.loss_gap.value))
 
 
 def export(
@@ -65,6 +69,9 @@ def export(
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=".export-"))
+    except OSError as error:
+        raise _unwritable(out, error) from None
+    try:
         for name, text in files.items():
             (aside / name).write_text(text, encoding="utf-8")
         aside.chmod(0o755)
@@ -80,34 +87,42 @@ def export(
         else:
             aside.rename(out)
     except OSError as error:
-        raise VortexError(
-            f"cannot write {out}: {error.strerror or error}", code="E604",
-            hint="free some space, or name another folder", exit_code=ExitCode.ENVIRONMENT,
-        ) from None  # fmt: skip
+        shutil.rmtree(aside, ignore_errors=True)
+        raise _unwritable(out, error) from None
+
+
+def _unwritable(out: Path, error: OSError) -> VortexError:
+    return VortexError(
+        f"cannot write {out}: {error.strerror or error}", code="E604",
+        hint="free some space, or name another folder", exit_code=ExitCode.ENVIRONMENT,
+    )  # fmt: skip
 
 
 def _metrics(row: Row, board: Board) -> dict[str, object]:
     numbers = {}
-    for title, attribute, _, origin in COLUMNS:
+    for title, attribute, _, origin in (*COLUMNS, *MORE):
         cell = cell_of(row, attribute)
         where = board.device if origin == "predicted" else board.environment.get("processor", "")
         numbers[attribute] = {
-            "title": title, **dataclasses.asdict(cell), "origin": origin, "device": where,
+            "title": title, **dataclasses.asdict(cell), "unit": UNITS.get(attribute, "1"),
+            "origin": origin, "device": where, "workload": workload_of(board, attribute, origin),
             "model": board.target if origin == "predicted" else board.accuracy_model,
         }  # fmt: skip
-    return {"run": board.run, "candidate": row.id, "workload": board.workload,
-            "accuracy_workload": board.budgets, "metrics": numbers}  # fmt: skip
+    found = finite({"run": board.run, "candidate": row.id, "metrics": numbers})
+    assert isinstance(found, dict)
+    return found
 
 
 def _readme(row: Row, board: Board) -> str:
     table = "\n".join(
         f"| {title} | {shown(cell_of(row, a), f)} | {origin} |" for title, a, f, origin in COLUMNS
     )
-    knobs = ", ".join(f"`{k}` = {v}" for k, v in row.knobs.items())
-    said = "\n".join(f"- {printable(f, limit=400)}" for f in facts(board))
-    return f"""# {printable(row.name)}
+    knobs = ", ".join(f"{escaped(k)} = {escaped(str(v))}" for k, v in row.knobs.items())
+    said = "\n".join(f"- {escaped(f)}" for f in facts(board))
+    return f"""# {escaped(row.name)}
 
-Candidate {row.id} of run {board.run}, found by `{row.proposer}`: {printable(row.note, limit=400)}
+Candidate {row.id} of run {escaped(board.run)}, found by {escaped(row.proposer)}: \
+{escaped(row.note)}
 
 Knobs: {knobs}.
 

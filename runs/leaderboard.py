@@ -6,14 +6,12 @@ import csv
 import dataclasses
 import io
 import json
-import math
-from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from runs.board import COLUMNS, Board, Row, cell_of, shown
+from runs.board import COLUMNS, MORE, Board, Row, cell_of, finite, shown
 from vortex.errors import printable
 
 
@@ -71,7 +69,11 @@ def render_terminal(board: Board, *, color: bool, width: int, top: int | None = 
             cells = [shown(cell_of(row, a), f) for _, a, f, _ in COLUMNS]
             style = "bold" if row.on_front and color else ""
             table.add_row(
-                *(Text(c) for c in (_title(row), row.proposer, _knobs(row), *cells)), style=style
+                *(
+                    Text(c)
+                    for c in (_title(row), printable(row.proposer, limit=24), _knobs(row), *cells)
+                ),
+                style=style,
             )
         console.print()
         console.print(table)
@@ -82,7 +84,7 @@ def render_terminal(board: Board, *, color: bool, width: int, top: int | None = 
 
 def render_markdown(board: Board, *, top: int | None = None) -> str:
     """Tables as GitHub renders them."""
-    lines = [f"- {_escaped(line)}" for line in facts(board)]
+    lines = [f"- {escaped(line)}" for line in facts(board)]
     for title, rows in _blocks(board, top):
         headings = [f"{h} ({o})" for h, _, _, o in COLUMNS]
         lines += ["", f"**{title}**", "", f"| id | name | from | knobs | {' | '.join(headings)} |"]
@@ -91,11 +93,12 @@ def render_markdown(board: Board, *, top: int | None = None) -> str:
             cells = [shown(cell_of(row, a), f) for _, a, f, _ in COLUMNS]
             first = f"{row.id}{'*' if row.on_front else ''}"
             texts = [first, row.name, row.proposer, _knobs(row), *cells]
-            lines.append("| " + " | ".join(_escaped(t) for t in texts) + " |")
+            lines.append("| " + " | ".join(escaped(t) for t in texts) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """Text that neither Markdown nor HTML takes for its own."""
     clean = printable(text, limit=400)
     for char in "\\|`*_<>[]":
         clean = clean.replace(char, {"<": "&lt;", ">": "&gt;"}.get(char, "\\" + char))
@@ -106,7 +109,7 @@ def render_csv(board: Board) -> str:
     """Raw numbers: ``measured_NAME``, its ``_se`` and ``_n``, and ``predicted_NAME``."""
     output = io.StringIO()
     writer = csv.writer(output)
-    names = [(a, f"{o}_{a}") for _, a, _, o in COLUMNS]
+    names = [(a, f"{o}_{a}") for _, a, _, o in (*COLUMNS, *MORE)]
     header = ["id", "name", "proposer", "control", "on_front", "status", "knobs"]
     for attribute, name in names:
         header += [name] if name.startswith("predicted") else [name, f"{name}_se", f"{name}_n"]
@@ -114,8 +117,8 @@ def render_csv(board: Board) -> str:
     writer.writerow(header)
     for row in board.rows:
         line: list[object] = [
-            row.id, printable(row.name), row.proposer, int(row.control), int(row.on_front),
-            row.status, json.dumps(dict(row.knobs)),
+            row.id, _plain_cell(row.name), _plain_cell(row.proposer), int(row.control),
+            int(row.on_front), row.status, json.dumps(dict(row.knobs)),
         ]  # fmt: skip
         for attribute, name in names:
             cell = cell_of(row, attribute)
@@ -125,19 +128,14 @@ def render_csv(board: Board) -> str:
     return output.getvalue()
 
 
+def _plain_cell(text: str) -> str:
+    """Text that a spreadsheet does not take for a formula."""
+    clean = printable(text)
+    return f"'{clean}" if clean[:1] in "=+-@" and clean else clean
+
+
 def render_json(board: Board) -> str:
     """Everything, with the origin of each number."""
     data = dataclasses.asdict(board)
-    data["origins"] = {attribute: origin for _, attribute, _, origin in COLUMNS}
-    return json.dumps(_finite(data), indent=2, sort_keys=False)
-
-
-def _finite(value: object) -> object:
-    """JSON has no infinity."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {str(k): _finite(v) for k, v in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_finite(v) for v in value]
-    return value
+    data["origins"] = {attribute: origin for _, attribute, _, origin in (*COLUMNS, *MORE)}
+    return json.dumps(finite(data), indent=2, sort_keys=False)

@@ -1,4 +1,4 @@
-"""Names of runs: a date and two words, easy to say and to type."""
+"""Names of runs: a date and two words, easy to say and to type; and runs found by them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 import random
 import time
 from pathlib import Path
+
+from vortex.errors import VortexError
 
 _FIRST = "amber brisk calm deep early fair gold high keen late mild neat open quick rare".split()  # noqa: SIM905
 _SECOND = "ash birch cedar elm fern heath iris larch maple oak pine reed sage thorn yew".split()  # noqa: SIM905
@@ -23,3 +25,37 @@ def new_folder(runs_dir: Path) -> Path:
             return folder
         except FileExistsError:
             continue
+
+
+def list_runs(runs_dir: Path) -> list[str]:
+    """Names of the runs in a folder, newest last."""
+    if not runs_dir.is_dir():
+        return []
+    found = [p for p in runs_dir.iterdir() if (p / "run.db").is_file()]
+    return [p.name for p in sorted(found, key=lambda p: (p / "run.db").stat().st_ctime)]
+
+
+def find_run(runs_dir: Path, name: str | None) -> Path:
+    """The folder of a run: by name, by a beginning that fits one only, or the latest.
+
+    Raises:
+        VortexError: E606, none fits.
+    """
+    known = list_runs(runs_dir)
+    if name in (None, "latest"):
+        newest = max(known, key=lambda n: (runs_dir / n / "run.db").stat().st_mtime, default=None)
+        if newest is None:
+            raise VortexError(
+                f"there is no run in {runs_dir}", code="E606", hint="vortex-search start makes one"
+            )
+        return runs_dir / newest
+    assert name is not None
+    if "/" in name and Path(name).is_dir():
+        return Path(name)
+    fits = [n for n in known if n.startswith(name)]
+    if name in known or len(fits) == 1:
+        return runs_dir / (name if name in known else fits[0])
+    shown = ", ".join(known[-8:]) or "none"
+    raise VortexError(
+        f"no run is called '{name}' in {runs_dir}", code="E606", hint=f"runs here: {shown}"
+    )

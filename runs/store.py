@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -41,16 +42,24 @@ class Store:
             folder = new_folder(runs_dir)
             lock = _locked(folder)
             store = cls(folder, _engine(folder, write=True), lock)
-        with store.write() as connection:
+        try:
+            store._begin(config, environment)
+        except VortexError:
+            store.close()
+            shutil.rmtree(folder, ignore_errors=True)  # half a run is none
+            raise
+        return store
+
+    def _begin(self, config: RunConfig, environment: Mapping[str, str]) -> None:
+        with self.write() as connection:
             tables.metadata.create_all(connection)
             connection.execute(
                 insert(tables.run).values(
-                    id=1, schema_version=SCHEMA_VERSION, name=folder.name,
+                    id=1, schema_version=SCHEMA_VERSION, name=self.folder.name,
                     config=config.model_dump(mode="json"), created=time.time(),
                     environment=dict(environment),
                 )
             )  # fmt: skip
-        return store
 
     @classmethod
     def open_to_write(cls, folder: Path) -> Store:
@@ -272,40 +281,6 @@ class Store:
             duplicates = select(func.count()).where(e.c.status == Status.DUPLICATE.value)
             total = connection.execute(query).scalar_one()
             return int(total) - int(connection.execute(duplicates).scalar_one())
-
-
-def list_runs(runs_dir: Path) -> list[str]:
-    """Names of the runs in a folder, newest last."""
-    if not runs_dir.is_dir():
-        return []
-    found = [p for p in runs_dir.iterdir() if (p / "run.db").is_file()]
-    return [p.name for p in sorted(found, key=lambda p: (p / "run.db").stat().st_ctime)]
-
-
-def find_run(runs_dir: Path, name: str | None) -> Path:
-    """The folder of a run: by name, by a beginning that fits one only, or the latest.
-
-    Raises:
-        VortexError: E606, none fits.
-    """
-    known = list_runs(runs_dir)
-    if name in (None, "latest"):
-        newest = max(known, key=lambda n: (runs_dir / n / "run.db").stat().st_mtime, default=None)
-        if newest is None:
-            raise VortexError(
-                f"there is no run in {runs_dir}", code="E606", hint="vortex-search start makes one"
-            )
-        return runs_dir / newest
-    assert name is not None
-    if "/" in name and Path(name).is_dir():
-        return Path(name)
-    fits = [n for n in known if n.startswith(name)]
-    if name in known or len(fits) == 1:
-        return runs_dir / (name if name in known else fits[0])
-    shown = ", ".join(known[-8:]) or "none"
-    raise VortexError(
-        f"no run is called '{name}' in {runs_dir}", code="E606", hint=f"runs here: {shown}"
-    )
 
 
 def _require(folder: Path) -> None:

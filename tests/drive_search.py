@@ -15,8 +15,9 @@ from agent.loop import Search
 from agent.proposers.evolve import Evolve
 from agent.proposers.tune import Tune
 from evals.result import Evaluation
+from runs.naming import list_runs
 from runs.records import RunConfig
-from runs.store import Store, list_runs
+from runs.store import Store
 
 HANDLER = "tests.fake_evaluator:FakeEvaluator"
 CONFIG = RunConfig(evaluations=30, rungs=(3, 4), workers=2, throughput=False)

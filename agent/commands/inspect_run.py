@@ -18,9 +18,10 @@ from runs.archive import paired
 from runs.board import COLUMNS, cell_of, shown
 from runs.export import best_of, export
 from runs.leaderboard import render_csv, render_json, render_markdown, render_terminal
+from runs.naming import find_run, list_runs
 from runs.quality import RANKED_TASKS
 from runs.report import write_report
-from runs.store import Store, find_run, list_runs
+from runs.store import Store
 from vortex.compile import compile_text
 from vortex.errors import VortexError, printable
 from vortex.ir import graph_text

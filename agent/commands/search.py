@@ -18,8 +18,9 @@ from agent.targets import accuracy_model_for, standin_note
 from agent.view import View
 from evals.evaluator import environment
 from evals.models.fetch import PACKAGED, cached_path, fetch
+from runs.naming import find_run
 from runs.records import RunConfig
-from runs.store import Store, find_run
+from runs.store import Store
 from search_spaces.block_topk import seeds
 from vortex.devices import device as device_named
 from vortex.errors import ExitCode, VortexError

@@ -154,7 +154,7 @@ def test_compare_runs_and_unknown_candidates(runs_dir: Path) -> None:
 
 
 def test_two_processes_cannot_resume_one_run(runs_dir: Path) -> None:
-    from runs.store import find_run
+    from runs.naming import find_run
 
     store = Store.open_to_write(find_run(runs_dir, None))
     done = vortex("resume", "--runs-dir", str(runs_dir))

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from agent.standing import standings
-from runs.store import Store, list_runs
+from runs.naming import list_runs
+from runs.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -10,7 +10,7 @@ import pytest
 
 from runs.board import Cell
 from runs.export import best_of, export
-from tests.runs.synthetic import board, row
+from tests.runs.synthetic import HOSTILE, board, row
 from vortex.errors import ExitCode, VortexError
 
 ROW = row(4, on_front=True, program="class A: ...\n", note="why it is so")
@@ -44,7 +44,7 @@ def test_each_exported_number_says_where_it_comes_from(tmp_path: Path) -> None:
 def test_the_readme_says_what_was_not_verified(tmp_path: Path) -> None:
     export(ROW, BOARD, CANONICAL, tmp_path / "out", force=False)
     text = (tmp_path / "out" / "README.md").read_text()
-    for part in ("Not verified", "STAND-IN", "0.125 ± 0.013", "why it is so", "`budget` = 2048"):
+    for part in ("Not verified", "STAND-IN", "0.125 ± 0.013", "why it is so", "budget = 2048"):
         assert part in text
 
 
@@ -91,3 +91,43 @@ def test_without_a_front_there_is_no_best() -> None:
     with pytest.raises(VortexError) as caught:
         best_of(board(row(1)))
     assert (caught.value.code, caught.value.exit_code) == ("E609", ExitCode.FAILED)
+
+
+def test_a_perfect_candidate_is_the_best_when_none_is_tolerable() -> None:
+    perfect = row(1, on_front=True, loss_gap=Cell(0.0, None), step_seconds=0.0)
+    other = row(2, on_front=True, loss_gap=Cell(0.6, 0.1))
+    assert best_of(board(other, perfect)).id == 1
+    certain = row(3, on_front=True, loss_gap=Cell(0.0, 0.0), step_seconds=0.0)
+    assert best_of(board(row(4, on_front=True), certain)).id == 3
+
+
+def test_metrics_are_strict_json_with_units_and_workloads(tmp_path: Path) -> None:
+    odd = row(1, loss_gap=Cell(float("nan"), float("inf"), 2))
+    export(odd, BOARD, CANONICAL, tmp_path / "out", force=False)
+    text = (tmp_path / "out" / "metrics.json").read_text()
+    assert "NaN" not in text and "Infinity" not in text
+    found = json.loads(text)["metrics"]
+    assert found["loss_gap"]["value"] is None
+    assert found["step_ms"]["unit"] == "ms"
+    assert found["cpu_speedup"]["workload"] == BOARD.throughput_workload
+    assert {"copy_nll", "single_exact", "kl", "kept_tokens"} <= found.keys()
+
+
+def test_the_readme_takes_no_orders_from_a_program(tmp_path: Path) -> None:
+    hostile = row(1, name=HOSTILE, note=HOSTILE, proposer=HOSTILE, knobs={"page_size": HOSTILE})
+    export(hostile, BOARD, CANONICAL, tmp_path / "out", force=False)
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "<script" not in text and "\x1b" not in text and "[a](b)" not in text
+
+
+def test_a_failed_export_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Path, *args: object, **kwargs: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(VortexError) as caught:
+        export(ROW, BOARD, CANONICAL, tmp_path / "out", force=False)
+    assert caught.value.code == "E604"
+    assert list(tmp_path.iterdir()) == []

@@ -101,3 +101,15 @@ def test_a_runs_folder_that_cannot_be_made_is_said(tmp_path: Path, name: str) ->
     with pytest.raises(VortexError) as caught:
         new_store(tmp_path / name)
     assert (caught.value.code, caught.value.exit_code) == ("E604", ExitCode.ENVIRONMENT)
+
+
+def test_a_run_that_cannot_begin_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Store, *args: object) -> None:
+        raise VortexError("no space", code="E604")
+
+    monkeypatch.setattr(Store, "_begin", full)
+    with pytest.raises(VortexError):
+        new_store(tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from evals.result import Stage, Status
+from runs.naming import find_run, list_runs
 from runs.records import SCHEMA_VERSION
-from runs.store import Store, find_run, list_runs
+from runs.store import Store
 from tests.runs.synthetic import evaluation, metric, new_store, samples, stage
 from vortex.errors import ExitCode, VortexError
 
