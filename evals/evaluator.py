@@ -22,12 +22,12 @@ from evals.texts import Split
 from evals.throughput import Bench, measure
 from vortex.compile import bind, parse
 from vortex.cost import Price, price
-from vortex.cpu import SuffixAttend
 from vortex.devices import device
 from vortex.errors import ProgramError, VortexError
 from vortex.geometry import Workload, geometry
 from vortex.ir import Candidate
-from vortex.selection import dense_layers
+from vortex.plan import dense_layers
+from vortex.suffix import SuffixAttend
 from vortex.verify import verify_candidate, verify_program
 
 EVALUATOR_VERSION = "1"
@@ -66,7 +66,13 @@ class Evaluator:
                    "throughput": self._throughput}[kind]  # fmt: skip
             if kind != "screen":
                 stages.clear()
-            run(request, candidate, stages)
+            try:
+                run(request, candidate, stages)
+            except VortexError as error:
+                if not error.code.startswith("E20"):
+                    raise
+                # It does not fit this model's shapes.
+                stages.append(_failed(Stage.PARITY, Status.REJECTED, error.render()))
         stages[-1] = stages[-1].model_copy(update={"seconds": time.perf_counter() - started})
         evaluation = Evaluation(
             evaluator_version=EVALUATOR_VERSION,

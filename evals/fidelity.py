@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from evals.prefill import Prefilled
-from vortex.cpu import Router, Steps, SuffixKV, suffix_fields
+from vortex.cpu import Router, Steps
 from vortex.ir import Candidate
+from vortex.plan import anchors
+from vortex.suffix import SuffixKV, suffix_fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +47,13 @@ def fidelity(
 ) -> Fidelity:
     """Score the recorded queries of a context against its own tokens, every sparse layer."""
     layers = prefilled.kv.shape[0]
-    router = Router(candidate, context=prefilled.kv.shape[3], workload_context=workload_context)
+    router = Router(
+        candidate, context=prefilled.kv.shape[3], workload_context=workload_context, layers=layers
+    )
+    picks: dict[int, Tensor | None] = {}
     rows = [
-        _layer(candidate, router, prefilled, layer, scale)
-        for layer in range(layers)
-        if layer not in dense
+        _layer(router, prefilled, layer, anchor, picks, scale)
+        for layer, anchor in anchors(layers, dense, candidate.policies.reuse_layers).items()
     ]
     if not rows:
         return Fidelity(1.0, 1.0, 1.0, 0.0)
@@ -58,7 +62,12 @@ def fidelity(
 
 
 def _layer(
-    candidate: Candidate, router: Router, prefilled: Prefilled, layer: int, scale: float
+    router: Router,
+    prefilled: Prefilled,
+    layer: int,
+    anchor: int,
+    picks: dict[int, Tensor | None],
+    scale: float,
 ) -> tuple[float, float, float, float]:
     k, v = prefilled.kv[layer].to(torch.float32)
     kv_heads, tokens, dim = k.shape
@@ -67,12 +76,17 @@ def _layer(
     q = queries.view(len(queries), kv_heads, -1, dim).transpose(0, 1)[:, None]
     empty = k.new_zeros(kv_heads, 1, 0, dim)
     kv = SuffixKV(k, v, empty, empty)
-    size = candidate.page_size
+    size = router.candidate.page_size
     fields = suffix_fields(router, kv) if router.needs_fields else {}
     mass = _context_mass(q, k, size, scale)
     counts = torch.tensor([tokens]).expand(len(queries))
     pages = -(-tokens // size)
-    keep = router.select(Steps(q, counts, pages, layer, scale), fields, mass)
+    steps = Steps(q, counts, pages, layer, scale)
+    if anchor == layer:
+        shape = (kv_heads, len(queries), pages)
+        first = {n: torch.full(shape, value) for n, value in router.candidate.states.items()}
+        picks[layer] = router.pick(steps, fields, mass, first)
+    keep = router.joined(steps, picks[anchor])
     total = mass.sum(-1)
     held = (mass * keep).sum(-1) / total
     count = keep.sum(-1, keepdim=True)

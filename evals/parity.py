@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from vortex.compile import executable
-from vortex.cpu import SuffixAttend, SuffixKV, suffix_attention
 from vortex.ir import Candidate
-from vortex.reference import attend, scores, selected_pages, summaries
-from vortex.selection import plan_of
+from vortex.reference import Decoder, attend
+from vortex.suffix import SuffixAttend, SuffixKV, suffix_attention
 
 # Ragged contexts: empty, a partial page, one page, several, and more than a budget's worth.
 _CONTEXTS = (0, 3, 1, 2.5, 12)
@@ -50,61 +47,82 @@ def _one_context(candidate: Candidate, shape: Shape, context: int, seed: int) ->
         return torch.randn(*sizes, generator=g).to(torch.bfloat16).to(torch.float32)
 
     a, d = shape.kv_heads, shape.dim
-    kv = SuffixKV(
-        draw(a, context, d), draw(a, context, d), draw(a, _ROWS, _STEPS, d),
-        draw(a, _ROWS, _STEPS, d),
-    )  # fmt: skip
-    q = draw(a, _ROWS, _STEPS, shape.group, d)
+    layers = 1 if candidate.policies.reuse_layers == 1 else 3
+    inputs = [
+        (draw(a, _ROWS, _STEPS, shape.group, d), SuffixKV(
+            draw(a, context, d), draw(a, context, d), draw(a, _ROWS, _STEPS, d),
+            draw(a, _ROWS, _STEPS, d),
+        )) for _ in range(layers)
+    ]  # fmt: skip
     scale = d**-0.5
-    cache = torch.stack([kv.k, kv.v])[None]
+    cache = torch.stack([torch.stack([kv.k, kv.v]) for _, kv in inputs])
     backend = SuffixAttend(candidate, cache, scale=scale, workload_context=_WORKLOAD)
-    keep = backend.pages(0, q, kv)
-    out = suffix_attention(q, kv, keep, page_size=candidate.page_size, scale=scale)
-    if not bool(torch.isfinite(out).all()):
+    keeps = [backend.pages(layer, q, kv) for layer, (q, kv) in enumerate(inputs)]
+    outs = [
+        suffix_attention(q, kv, keep, page_size=candidate.page_size, scale=scale)
+        for (q, kv), keep in zip(inputs, keeps, strict=True)
+    ]
+    if not all(bool(torch.isfinite(out).all()) for out in outs):
         return "outputs are not finite"
-    for head, row, step in _corners(shape):
-        keys, values = (
-            torch.cat([old[head], new[head, row, : step + 1]])
-            for old, new in ((kv.k, kv.k_new), (kv.v, kv.v_new))
+    for row in {0, _ROWS - 1}:
+        decoder = Decoder(
+            candidate, scale=scale, context=context, workload_context=_WORKLOAD, layers=layers
         )
-        got = set(keep[head, row, step].nonzero()[:, 0].tolist())
-        query = q[head, row, step]
-        want = selected_pages(
-            candidate, query, keys, values, scale=scale, context=context,
-            workload_context=_WORKLOAD, kv_head=head,
-        )  # fmt: skip
-        if got != want and not _near_ties(candidate, query, keys, values, got ^ want, scale):
+        for step in range(_STEPS):
+            for layer, (q, kv) in enumerate(inputs):
+                at = _At(row, step, layer)
+                problem = _one_step(decoder, at, q, kv, keeps[layer], outs[layer])
+                if problem:
+                    return problem
+            decoder.advance()
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _At:
+    row: int
+    step: int
+    layer: int
+
+
+def _one_step(
+    decoder: Decoder, at: _At, q: Tensor, kv: SuffixKV, keep: Tensor, out: Tensor
+) -> str | None:
+    size = decoder.candidate.page_size
+    keys, values = (
+        torch.cat([old, new[:, at.row, : at.step + 1]], 1)
+        for old, new in ((kv.k, kv.k_new), (kv.v, kv.v_new))
+    )
+    query = q[:, at.row, at.step]
+    wanted = decoder.pages(at.layer, query, keys, values)
+    for head, want in enumerate(wanted):
+        got = set(keep[head, at.row, at.step].nonzero()[:, 0].tolist())
+        if got != want and not _near_ties(decoder, at.layer, head, got, want):
             return f"backend keeps pages {sorted(got)}, reference {sorted(want)}"
-        exact = attend(query, keys, values, got, page_size=candidate.page_size, scale=scale)
-        gap = float((out[head, row, step] - exact).abs().max() / exact.abs().max())
+        exact = attend(
+            query[head], keys[head], values[head], got, page_size=size, scale=decoder.scale
+        )
+        gap = float((out[head, at.row, at.step] - exact).abs().max() / exact.abs().max())
         if not gap <= _TOLERANCE:
             return f"outputs differ by {gap:.1e} of the largest"
     return None
 
 
-def _corners(shape: Shape) -> Iterator[tuple[int, int, int]]:
-    """First and last head, row and step: the reference is slow."""
-    for head in {0, shape.kv_heads - 1}:
-        for row in {0, _ROWS - 1}:
-            for step in {0, _STEPS - 1}:
-                yield head, row, step
-
-
-def _near_ties(
-    candidate: Candidate, q: Tensor, k: Tensor, v: Tensor, pages: set[int], scale: float
-) -> bool:
+def _near_ties(decoder: Decoder, layer: int, head: int, got: set[int], want: set[int]) -> bool:
     """Whether the pages in dispute score alike in some ranking of the reference."""
-    complete = k.shape[0] // candidate.page_size
-    if not pages or max(pages) >= complete or not candidate.scores:
+    disputed = sorted(got ^ want)
+    ranked = decoder.ranked.get(decoder.anchors[layer])
+    if ranked is None:
         return False
-    outputs, select = executable(candidate, fused=False)
-    found = scores(candidate, q, summaries(candidate, k, v), complete, scale)
-    ranked = [r.score for r in plan_of(select).rankings if r.score is not None]
-    for name, node in outputs.items():
-        if node not in ranked:
+    rankings = decoder.plan.rankings.values()
+    loose = any(r.source in ("top_p", "threshold") for r in rankings) or len(rankings) > 1
+    if len(got) != len(want) and not loose:  # a count that differs is no tie
+        return False
+    for scores in ranked[head].values():
+        if max(disputed) >= len(scores):
             continue
-        disputed = found[name][sorted(pages)]
-        spread = float(found[name].abs().max())
-        if float(disputed.max() - disputed.min()) <= _TOLERANCE * max(spread, 1e-30):
+        found = scores[disputed]
+        spread = float(scores[torch.isfinite(scores)].abs().max()) if len(scores) else 0.0
+        if float(found.max() - found.min()) <= _TOLERANCE * max(spread, 1e-30):
             return True
     return False

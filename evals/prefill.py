@@ -18,8 +18,8 @@ from evals.models.fetch import cache_dir
 from evals.models.transformer import Attend, ModelSpec, Transformer
 from evals.scoring import answer_log_probs, batches
 from vortex.compile import compile_text
-from vortex.cpu import SuffixAttend
 from vortex.errors import ExitCode, VortexError
+from vortex.suffix import SuffixAttend
 
 VERSION = 1
 _TRACED = ("needle", "copy")

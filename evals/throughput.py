@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from evals.models.transformer import Transformer
-from vortex.cpu import SuffixAttend
 from vortex.ir import Candidate
 from vortex.paged import ContiguousDecode, PagedDecode, PagedPool
+from vortex.suffix import SuffixAttend
 
 _CHECKED = 4
 # Scores within rounding of the cut may fall either way in two executors, and what follows then

@@ -19,7 +19,7 @@ OPTIONAL = ("triton", "sglang", "vortex.triton", "vortex.serving")
 # These folders are imported only where the device or the engine is there.
 OPTIONAL_FOLDERS = ("vortex/triton/", "vortex/serving/")
 # Programs of the language: read as text, never imported.
-PROGRAMS = ("seeds", "controls")
+PROGRAMS = ("seeds", "controls", "library")
 
 FILES = sorted(
     path

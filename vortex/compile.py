@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 
 from vortex.errors import Diagnostic, ProgramError, VortexError
 from vortex.frontend import parse
-from vortex.ir import Attr, Candidate, KnobRef, Node, Program, walk
+from vortex.ir import Attr, BoundPolicies, Candidate, KnobRef, MatrixRef, Node, Program, walk
 from vortex.knobs import KnobValue, checked
-from vortex.passes import bind_knobs, candidate_hash, fuse, rewrite, structure_hash
+from vortex.matrices import load_all
+from vortex.passes import (
+    bind_knobs,
+    candidate_hash,
+    fuse,
+    load_matrices,
+    rewrite,
+    structure_hash,
+)
+from vortex.plan import Scaling, floor_pages, plan_of
+from vortex.storage import BITS
 from vortex.verify import verify_candidate, verify_program
 
 __all__ = ["bind", "compile_text", "executable", "parse"]
@@ -20,6 +32,7 @@ def compile_text(
     *,
     filename: str = "program",
     reserved: bool = False,
+    files: Path | None = None,
 ) -> Candidate:
     """text -> frontend -> Program -> verify -> bind -> verify -> Candidate.
 
@@ -29,7 +42,7 @@ def compile_text(
     """
     program = parse(source, filename=filename, reserved=reserved)
     verify_program(program)
-    candidate = bind(program, knobs or {})
+    candidate = bind(program, knobs or {}, files=files)
     verify_candidate(candidate)
     return candidate
 
@@ -39,11 +52,15 @@ def defaults(program: Program) -> dict[str, KnobValue]:
     return {name: knob.default for name, knob in program.knobs.items()}
 
 
-def bind(program: Program, knobs: Mapping[str, object]) -> Candidate:
-    """Replace knobs by values; those not named take their defaults.
+def bind(program: Program, knobs: Mapping[str, object], *, files: Path | None = None) -> Candidate:
+    """Replace knobs by values, and load stored numbers; knobs not named take their defaults.
+
+    Args:
+        files: folder that stored matrices are looked up in; None: none may be named.
 
     Raises:
-        VortexError: E201 (no such knob), E202 (out of range), E203 (a split does not divide).
+        VortexError: E201 (no such knob), E202 (out of range), E203 (a split does not divide), E205
+            (a budget below the reserved pages), E206 (a stored matrix is absent or unfit).
     """
     for name in knobs:
         if name not in program.knobs:
@@ -58,22 +75,30 @@ def bind(program: Program, knobs: Mapping[str, object]) -> Candidate:
     }
 
     def plain(value: Attr) -> KnobValue:
-        return values[value.knob] if isinstance(value, KnobRef) else value
+        if isinstance(value, KnobRef):
+            return values[value.knob]
+        assert not isinstance(value, MatrixRef)
+        return value
 
-    rule = bind_knobs(values)
-    field_names, score_names = list(program.fields), list(program.scores)
-    outputs = rewrite(program.roots(), rule)
-    fields = dict(zip(field_names, outputs, strict=False))
-    scores = dict(zip(score_names, outputs[len(field_names) :], strict=False))
-    select = outputs[-1]
+    bound = rewrite(program.roots(), bind_knobs(values))
+    loaded, matrices = load_all(bound, files)
+    bound = rewrite(bound, load_matrices(loaded))
+    parts = iter(bound)
+    fields = {name: next(parts) for name in program.fields}
+    scores = {name: next(parts) for name in program.scores}
+    updates = {name: next(parts) for name in program.updates}
+    select = next(parts)
     page_size, dtype = int(values["page_size"]), str(plain(program.dtype))
-    dense = (int(plain(program.dense_first)), int(plain(program.dense_last)))
-    _check_splits([*fields.values(), *scores.values()], page_size)
-    if dtype not in ("bf16", "fp8", "int8"):
+    if dtype not in BITS:
         raise VortexError(
-            f"fields cannot be stored as '{dtype}'", code="E202", hint="use bf16, fp8 or int8"
+            f"fields cannot be stored as '{dtype}'", code="E202", hint=f"use {', '.join(BITS)}"
         )
-    return Candidate(
+    _check_splits(list(bound), page_size)
+    _check_budgets(select, page_size)
+    p = program.policies
+    ends = (int(plain(p.dense_first)), int(plain(p.dense_last)))
+    reuse = (int(plain(p.reuse_layers)), int(plain(p.reuse_steps)))
+    candidate = Candidate(
         program=program,
         knobs=values,
         page_size=page_size,
@@ -81,11 +106,32 @@ def bind(program: Program, knobs: Mapping[str, object]) -> Candidate:
         dtype=dtype,
         scores=scores,
         select=select,
-        dense_first=dense[0],
-        dense_last=dense[1],
+        policies=BoundPolicies(*ends, *reuse, p.shared),
+        states={name: float(plain(value)) for name, value in program.states.items()},
+        updates=updates,
+        matrices=matrices,
         structure_hash=structure_hash(program),
-        candidate_hash=candidate_hash(fields, dtype, select, page_size, dense),
+        candidate_hash="",
     )
+    return replace(candidate, candidate_hash=candidate_hash(candidate))
+
+
+def _check_budgets(select: Node, page_size: int) -> None:
+    """A budget that is a plain number must hold the reserved pages and one more."""
+    plan = plan_of(select)
+    least = floor_pages(plan, Scaling(page_size, 1.0))
+    for ranking in plan.rankings.values():
+        if ranking.budget.op != "const":
+            continue
+        tokens = ranking.budget.attr("value")
+        assert isinstance(tokens, int | float)
+        if tokens < least * page_size:
+            raise VortexError(
+                f"a budget of {tokens:g} tokens is below the {least - 1} reserved pages of "
+                f"{page_size} tokens and one more",
+                code="E205",
+                hint=f"give at least {least * page_size} tokens, or reserve fewer pages",
+            )
 
 
 def _check_splits(roots: list[Node], page_size: int) -> None:

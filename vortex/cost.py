@@ -30,7 +30,7 @@ from vortex.devices import Device
 from vortex.geometry import Geometry
 from vortex.ir import Candidate, Node, walk
 from vortex.ops import OPS
-from vortex.selection import attended_tokens, dense_layers, plan_of
+from vortex.plan import attended_tokens, dense_layers, plan_of
 from vortex.storage import field_bytes
 from vortex.workload import Workload
 
@@ -134,14 +134,14 @@ class Routing:
         index_bytes: bytes read.
         flops: operations of the score graphs.
         matrix_flops: operations on the matrix units (the oracle's own attention).
-        launches: score and select.
+        launches: score and select, averaged where one ranking serves several layers or steps.
         page_bytes: bytes of the fields that one page keeps.
     """
 
     index_bytes: int
     flops: float
     matrix_flops: float
-    launches: int
+    launches: float
     page_bytes: int
 
 
@@ -163,7 +163,8 @@ def graph_flops(roots: Iterable[Node], sizes: dict[str, int]) -> float:
 
 def fields_read(candidate: Candidate) -> tuple[str, ...]:
     """Names of the fields that the selection's scores use; others are neither kept nor read."""
-    used = {str(n.attr("name")) for n in walk([candidate.select]) if n.op == "field"}
+    roots = [candidate.select, *candidate.updates.values()]
+    used = {str(n.attr("name")) for n in walk(roots) if n.op == "field"}
     return tuple(name for name in candidate.fields if name in used)
 
 
@@ -188,14 +189,23 @@ def routing(candidate: Candidate, geometry: Geometry, workload: Workload) -> Rou
     pages = workload.context // candidate.page_size
     kept = page_bytes(candidate, geometry)
     sizes = {**geometry.sizes(), "token": candidate.page_size, "page": pages}
-    sources = {ranking.source for ranking in plan.rankings}
-    roots = [ranking.score for ranking in plan.rankings if ranking.score is not None]
+    sources = {ranking.source for ranking in plan.rankings.values()}
+    roots = [*plan.scores, *candidate.updates.values()]
     index, matrix = pages * kept, 0.0
     if "oracle" in sources:
         index += workload.context * geometry.key_bytes(workload.kv_dtype)
         matrix = 2.0 * workload.context * geometry.dim * geometry.group
-    scores = 1 if sources & {"top_k", "oracle"} else 0
-    return Routing(index, graph_flops(roots, sizes), matrix, scores + bool(sources), kept)
+    scores = 1 if sources - {"random"} else 0
+    # One ranking serves several layers and steps; states are read and written at every step.
+    served = candidate.policies.reuse_layers * candidate.policies.reuse_steps
+    state = 8 * pages * len(candidate.states)
+    return Routing(
+        index_bytes=math.ceil(index / served) + state,
+        flops=graph_flops(roots, sizes) / served,
+        matrix_flops=matrix / served,
+        launches=(scores + bool(sources)) / served + bool(state),
+        page_bytes=kept,
+    )
 
 
 def attend_kernel(geometry: Geometry, workload: Workload, device: Device, tokens: int) -> _Kernel:
@@ -242,14 +252,15 @@ def price(candidate: Candidate, geometry: Geometry, workload: Workload, device: 
         VortexError: E203, a split of the candidate does not divide the geometry's axis.
     """
     full = full_step(geometry, workload, device)
-    tokens = attended_tokens(candidate, workload.context, workload.context)
+    tokens = attended_tokens(candidate, workload.context, workload.context, layers=geometry.layers)
     dense = len(dense_layers(candidate, geometry.layers, geometry.layers))
     if plan_of(candidate.select).everything:
         dense = geometry.layers
     sparse = geometry.layers - dense
     route = routing(candidate, geometry, workload)
     step = _sparse_step(geometry, workload, device, route, tokens, dense, candidate.page_size)
-    per_token = sparse * geometry.kv_heads * route.page_bytes / candidate.page_size
+    held_bytes = route.page_bytes + 4 * len(candidate.states)
+    per_token = sparse * geometry.kv_heads * held_bytes / candidate.page_size
     kv_token = geometry.layers * geometry.kv_heads * geometry.kv_bytes(workload.kv_dtype)
     held = workload.batch * (workload.context + workload.generated)
     memory = geometry.weight_bytes_stored() + held * (kv_token + per_token)
@@ -305,7 +316,7 @@ def _sparse_step(
         weight_bytes=geometry.weight_bytes(workload.batch),
         score_flops=sparse * score.flops,
         attention_flops=sparse * (attend.flops + rows * route.matrix_flops) + dense * whole.flops,
-        launches=sparse * (route.launches + 1 + split) + dense * (1 + split),
+        launches=round(sparse * (route.launches + 1 + split)) + dense * (1 + split),
         attention_seconds=attention,
         seconds=attention + _weights_seconds(geometry, workload, device),
     )

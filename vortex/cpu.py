@@ -1,4 +1,4 @@
-"""The CPU backend: batched routing and attention in plain PyTorch, for many steps at once."""
+"""The CPU backend: batched routing in plain PyTorch, for many steps at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from vortex.execute import run_graph
 from vortex.ir import Candidate, Node, walk
 from vortex.named import Named, Run, aligned, named
 from vortex.passes import split_cached
-from vortex.selection import page_budget, plan_of, random_scores, select_pages
+from vortex.plan import Scaling, depth_of, plan_of
+from vortex.selection import Frame, Selection, not_finite, random_scores
 from vortex.storage import stored
 
 # Batch axes, in the order that named arrays keep them.
@@ -22,7 +23,11 @@ _CHUNK_ELEMENTS = 24_000_000
 
 
 def page_fields(
-    candidate: Candidate, k: Tensor, v: Tensor, cached: Mapping[str, Node] | None = None
+    candidate: Candidate,
+    k: Tensor,
+    v: Tensor,
+    cached: Mapping[str, Node],
+    run: Run,
 ) -> dict[str, Named]:
     """Stored fields of pages, all at once, and what scores compute from them alone.
 
@@ -37,17 +42,16 @@ def page_fields(
         "k": named(k, KV, ROW, "page", "token", "dim"),
         "v": named(v, KV, ROW, "page", "token", "dim"),
     }
-    values = run_graph(candidate.fields.values(), sources, Run())
+    values = run_graph(candidate.fields.values(), sources, run)
     pages = Named(torch.zeros(k.shape[:3]), (KV, ROW, "page"))
     fields = {}
     for name, node in candidate.fields.items():
         views, names = aligned(values[node.key], pages)
         full = views[0].expand([max(s) for s in zip(*(v.shape for v in views), strict=True)])
         fields[name] = Named(stored(full, candidate.dtype, item_dims=len(names) - 3), names)
-    roots = {name: node for name, node in (cached or {}).items()}
     sources |= {f"field:{name}": value for name, value in fields.items()}
-    values = run_graph(roots.values(), sources, Run())
-    fields |= {name: values[node.key] for name, node in roots.items()}
+    values = run_graph(cached.values(), sources, run)
+    fields |= {name: values[node.key] for name, node in cached.items()}
     return {name: dim_last(value) for name, value in fields.items()}
 
 
@@ -82,64 +86,132 @@ class Router:
     """Chooses pages for batches of steps; compiled once per candidate and context.
 
     Args:
-        context, workload_context: see :func:`vortex.selection.page_budget`.
+        context, workload_context: see :class:`vortex.plan.Scaling`.
+        layers: of the model, for what depends on depth.
+        rope: rotary columns of a key, first and count; None: all.
+
+    Attributes:
+        ranked, not_finite: scores that were ranked so far, and how many were NaN or infinite.
     """
 
-    def __init__(self, candidate: Candidate, *, context: int, workload_context: int) -> None:
-        self.candidate = candidate
+    def __init__(
+        self,
+        candidate: Candidate,
+        *,
+        context: int,
+        workload_context: int,
+        layers: int = 1,
+        rope: tuple[int, int] | None = None,
+    ) -> None:
+        self.candidate, self.layers, self.rope = candidate, layers, rope
         outputs, select = executable(candidate)
         self.cached, (*scores, select) = split_cached([*outputs.values(), select])
         self.outputs = dict(zip(outputs, scores, strict=True))
         self.plan = plan_of(select)
-        self.budget = page_budget(
-            self.plan,
-            page_size=candidate.page_size,
-            context=context,
-            workload_context=workload_context,
-        )
-        self.needs_fields = any(n.op == "field" for n in walk(self.outputs.values()))
-        self.needs_mass = any(r.source == "oracle" for r in self.plan.rankings)
+        scaling = Scaling.of(candidate.page_size, context, workload_context)
+        self.selection = Selection(self.plan, scaling)
+        reads = [*self.outputs.values(), *candidate.updates.values()]
+        self.needs_fields = any(n.op == "field" for n in walk(reads))
+        self.needs_mass = any(r.source == "oracle" for r in self.plan.rankings.values())
+        self.ranked = self.not_finite = 0
 
     def page_fields(self, k: Tensor, v: Tensor) -> dict[str, Named]:
         """See :func:`page_fields`."""
-        return page_fields(self.candidate, k, v, self.cached)
+        run = Run(rope=self.rope, matrices=self.candidate.matrices)
+        return page_fields(self.candidate, k, v, self.cached, run)
+
+    def frame(self, steps: Steps) -> Frame:
+        """Reserved pages and budgets of the steps."""
+        tokens = steps.tokens if steps.tokens.dim() == 2 else steps.tokens[None]
+        return self.selection.frame(tokens, steps.pages, depth_of(steps.layer, self.layers))
 
     def select(
         self, steps: Steps, fields: Mapping[str, Named], mass: Tensor | None = None
     ) -> Tensor:
-        """Pages that each step attends: bool ``[kv_head, row, step, page]``.
+        """Pages that each step attends: bool ``[kv_head, row, step, page]``."""
+        return self.joined(steps, self.pick(steps, fields, mass))
+
+    def joined(self, steps: Steps, picked: Tensor | None) -> Tensor:
+        """Picked pages and those that every step reserves."""
+        kept = self.frame(steps).kept
+        both = kept if picked is None else kept | picked
+        return both.expand(*steps.q.shape[:3], steps.pages)
+
+    def pick(
+        self,
+        steps: Steps,
+        fields: Mapping[str, Named],
+        mass: Tensor | None = None,
+        states: Mapping[str, Tensor] | None = None,
+    ) -> Tensor | None:
+        """Pages that the rankings keep, reserved ones apart: bool ``[kv_head, row, step, page]``.
 
         Args:
             fields: from :func:`page_fields`, over at least the complete pages.
             mass: for the oracle, true attention mass ``[kv_head, row, step, page]``.
+            states: float32 ``[kv_head, row, page]`` by name, over at least the complete pages.
         """
         kv_heads, rows, count = steps.q.shape[:3]
-        tokens = steps.tokens if steps.tokens.dim() == 2 else steps.tokens[None]
         shape = (kv_heads, rows, count, steps.pages)
-        ranked: dict[int, Tensor] = {}
-        by_key = self._scores(steps, fields) if self.plan.rankings else {}
-        for at, ranking in enumerate(self.plan.rankings):
+        found = self._scores(steps, fields, states or {}) if self.plan.rankings else {}
+        scores: dict[str, Tensor] = {}
+        for key, ranking in self.plan.rankings.items():
             if ranking.source == "oracle":
                 assert mass is not None
-                ranked[at] = mass
+                scores[key] = mass
             elif ranking.source == "random":
+                tokens = steps.tokens if steps.tokens.dim() == 2 else steps.tokens[None]
                 noise = random_scores(steps.layer, kv_heads, tokens, steps.pages)
-                ranked[at] = noise.permute(2, 0, 1, 3)
+                scores[key] = noise.permute(2, 0, 1, 3)
             else:
                 assert ranking.score is not None
-                ranked[at] = by_key[ranking.score.key].expand(shape)
-        return select_pages(
-            ranked,
-            tokens,
-            plan=self.plan,
-            budget=self.budget,
-            page_size=self.candidate.page_size,
-            pages=steps.pages,
-        ).expand(shape)
+                scores[key] = found[ranking.score.key]
+            scores[key] = self._shared(scores[key].expand(shape))
+        frame = self.frame(steps)
+        self.ranked += len(scores) * int(frame.free.sum()) * kv_heads * rows // len(frame.free)
+        self.not_finite += not_finite(scores, frame)
+        picked = self.selection.pick(scores, frame)
+        return None if picked is None else picked.expand(shape)
 
-    def _scores(self, steps: Steps, fields: Mapping[str, Named]) -> dict[str, Tensor]:
+    def _shared(self, scores: Tensor) -> Tensor:
+        """Scores joined over KV heads, where the program asks for it."""
+        how = self.candidate.policies.shared
+        if not how:
+            return scores
+        joined = scores.amax(0) if how == "max" else scores.sum(0)
+        return (joined / scores.shape[0] if how == "mean" else joined).expand(scores.shape)
+
+    def updated(
+        self,
+        steps: Steps,
+        fields: Mapping[str, Named],
+        states: Mapping[str, Tensor],
+        mass: Tensor,
+    ) -> dict[str, Tensor]:
+        """States after a step: what update() returns for its complete pages.
+
+        Args:
+            steps: one step of every row.
+            mass: attention mass of the step, ``[kv_head, row, page]``.
+        """
+        complete = int(steps.tokens.max()) // self.candidate.page_size
+        if not complete:
+            return dict(states)
+        sources, run = self._sources(steps, fields, slice(None), complete, states)
+        sources["mass"] = Named(mass[..., :complete], (KV, ROW, "page"))
+        nodes = self.candidate.updates
+        values = run_graph(nodes.values(), sources, run)
+        new = {}
+        for name, node in nodes.items():
+            value = _ordered(values[node.key]).expand(*mass.shape[:2], 1, complete)[:, :, 0]
+            new[name] = torch.cat([value, states[name][..., complete:]], -1)
+        return new
+
+    def _scores(
+        self, steps: Steps, fields: Mapping[str, Named], states: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
         """Padded score arrays by node key: float32 ``[kv_head, row, step, pages]``."""
-        roots = [r.score for r in self.plan.rankings if r.score is not None]
+        roots = self.plan.scores
         complete = int(steps.tokens.max()) // self.candidate.page_size
         kv_heads, rows, count = steps.q.shape[:3]
         padded = {
@@ -151,14 +223,19 @@ class Router:
         step = max(1, _CHUNK_ELEMENTS // self._elements(roots, steps, complete))
         for start in range(0, rows, step):
             part = slice(start, start + step)
-            values = run_graph(roots, *self._sources(steps, fields, part, complete))
+            values = run_graph(roots, *self._sources(steps, fields, part, complete, states))
             for key, value in values.items():
                 target = padded[key][:, part, :, :complete]
                 target.copy_(_ordered(value))
         return padded
 
     def _sources(
-        self, steps: Steps, fields: Mapping[str, Named], part: slice, complete: int
+        self,
+        steps: Steps,
+        fields: Mapping[str, Named],
+        part: slice,
+        complete: int,
+        states: Mapping[str, Tensor],
     ) -> tuple[dict[str, Named], Run]:
         size = self.candidate.page_size
         tokens = steps.tokens if steps.tokens.dim() == 1 else steps.tokens[part]
@@ -168,6 +245,7 @@ class Router:
         sources = {
             "q": named(steps.q[:, part], KV, ROW, STEP, "head", "dim"),
             "scale": Named(torch.tensor(steps.scale), ()),
+            "depth": Named(torch.tensor(depth_of(steps.layer, self.layers)), ()),
             "page_index": Named(index, ("page",)),
             "page_count": Named(count, axes),
             "page_age": Named(count[..., None] - 1 - index, (*axes, "page")),
@@ -175,13 +253,17 @@ class Router:
         for name, value in fields.items():
             rows = value.data[:, part] if value.data.shape[1] > 1 else value.data
             sources[f"field:{name}"] = Named(rows.narrow(2, 0, complete), value.names)
-        return sources, Run(Named(index < count[..., None], (*axes, "page")))
+        for name, state in states.items():
+            sources[f"state:{name}"] = Named(state[:, part, :complete], (KV, ROW, "page"))
+        mask = Named(index < count[..., None], (*axes, "page"))
+        return sources, Run(mask, steps.layer, self.rope, self.candidate.matrices)
 
     def _elements(self, roots: list[Node], steps: Steps, complete: int) -> int:
         """Elements of the largest intermediate, for one row."""
         kv_heads, _, count, heads, dim = steps.q.shape
         sizes = {"page": complete, "head": heads, "dim": dim, "vdim": dim}
-        sizes |= {"token": self.candidate.page_size, "one": 1}
+        rope = self.rope[1] if self.rope else dim
+        sizes |= {"token": self.candidate.page_size, "rope": rope, "nope": max(1, dim - rope)}
         largest = 1
         for node in walk(roots):
             total = kv_heads * count
@@ -196,162 +278,3 @@ def _ordered(value: Named) -> Tensor:
     names = (KV, ROW, STEP, "page")
     shape = [value.data.shape[value.dim(n)] if n in value.names else 1 for n in names]
     return value.data.reshape(shape)
-
-
-@dataclass(frozen=True, slots=True)
-class SuffixKV:
-    """Keys and values that a batch of teacher-forced suffixes sees in one layer.
-
-    Attributes:
-        k, v: float32 ``[kv_head, context, dim]``, shared by all rows.
-        k_new, v_new: float32 ``[kv_head, row, step, dim]``: each row's own suffix.
-    """
-
-    k: Tensor
-    v: Tensor
-    k_new: Tensor
-    v_new: Tensor
-
-
-def suffix_fields(router: Router, kv: SuffixKV) -> dict[str, Named]:
-    """Fields of all complete pages of every row; the shared context is summarised once."""
-    size = router.candidate.page_size
-    kv_heads, rows, steps, dim = kv.k_new.shape
-    context = kv.k.shape[1]
-    shared = context // size
-
-    def pages(x: Tensor) -> Tensor:
-        return x[:, : shared * size].reshape(kv_heads, 1, shared, size, dim)
-
-    parts = [router.page_fields(pages(kv.k), pages(kv.v))]
-    tail = context - shared * size
-    own = (tail + steps) // size
-    if own:
-        length = own * size
-
-        def tails(old: Tensor, new: Tensor) -> Tensor:
-            edge = old[:, None, shared * size :].expand(kv_heads, rows, tail, dim)
-            joined = torch.cat([edge, new], 2)[:, :, :length]
-            return joined.reshape(kv_heads, rows, own, size, dim)
-
-        parts.append(router.page_fields(tails(kv.k, kv.k_new), tails(kv.v, kv.v_new)))
-    return {name: _joined([p[name] for p in parts], rows) for name in parts[0]}
-
-
-def _joined(parts: list[Named], rows: int) -> Named:
-    """Pages of the context, repeated for each row, followed by each row's own."""
-    if len(parts) == 1:
-        return parts[0]
-    full = [p.data.expand(p.data.shape[0], rows, *p.data.shape[2:]) for p in parts]
-    return Named(torch.cat(full, 2), parts[0].names)
-
-
-def suffix_attention(
-    q: Tensor, kv: SuffixKV, keep: Tensor | None, *, page_size: int, scale: float
-) -> Tensor:
-    """Attention of every step over the kept pages, causal within the suffix.
-
-    Args:
-        q: float32 ``[kv_head, row, step, head, dim]``.
-        keep: bool ``[kv_head, row, step, page]``; None attends to everything.
-
-    Returns:
-        float32 ``[kv_head, row, step, head, dim]``.
-    """
-    kv_heads, rows, steps, heads, dim = q.shape
-    context = kv.k.shape[1]
-    out = torch.empty_like(q)
-    causal = torch.full((steps, steps), float("-inf")).triu(1)
-    lines = rows * steps
-    for a in range(kv_heads):
-        query = (q[a] * scale).reshape(lines * heads, dim)
-        logits = torch.empty(lines * heads, context + steps)
-        torch.mm(query, kv.k[a].T, out=logits[:, :context])
-        own = query.view(rows, steps * heads, dim) @ kv.k_new[a].transpose(1, 2)
-        logits[:, context:] = own.reshape(lines * heads, steps)
-        bias = causal.expand(rows, steps, steps)
-        if keep is not None:
-            pages = torch.where(keep[a], 0.0, float("-inf"))
-            tokens = pages.repeat_interleave(page_size, -1)[..., : context + steps]
-            logits.view(lines, heads, -1)[..., :context] += tokens[..., :context].reshape(
-                lines, 1, context
-            )
-            bias = bias + tokens[..., context:]
-        logits.view(lines, heads, -1)[..., context:] += bias.reshape(lines, 1, steps)
-        weights = torch.softmax(logits, -1)
-        value = weights[:, :context] @ kv.v[a]
-        tail = weights[:, context:].reshape(rows, steps * heads, steps) @ kv.v_new[a]
-        out[a] = value.view(rows, steps, heads, dim) + tail.view(rows, steps, heads, dim)
-    return out
-
-
-def page_mass(q: Tensor, kv: SuffixKV, *, page_size: int, scale: float) -> Tensor:
-    """True attention mass by page, summed over heads: ``[kv_head, row, step, page]``."""
-    kv_heads, rows, steps = q.shape[:3]
-    context = kv.k.shape[1]
-    pages = -(-(context + steps) // page_size)
-    causal = torch.ones(steps, steps, dtype=torch.bool).tril()
-    mass = torch.zeros(kv_heads, rows, steps, pages * page_size)
-    for a in range(kv_heads):
-        old = torch.einsum("bthd,nd->bthn", q[a] * scale, kv.k[a])
-        new = torch.einsum("bthd,bnd->bthn", q[a] * scale, kv.k_new[a])
-        new = new.masked_fill(~causal[:, None], float("-inf"))
-        weights = torch.softmax(torch.cat([old, new], -1), -1)
-        mass[a, ..., : context + steps] = weights.sum(2)
-    return mass.view(kv_heads, rows, steps, pages, page_size).sum(-1)
-
-
-class SuffixAttend:
-    """Attention of teacher-forced suffixes on one shared context, under a candidate.
-
-    One batch equals token-by-token decoding: each step sees the pages that are complete at that
-    step, its own row's included.
-
-    Args:
-        kv: ``[layer, 2, kv_head, context, dim]``, keys after RoPE.
-        dense: layers that attend to everything.
-    """
-
-    def __init__(
-        self,
-        candidate: Candidate,
-        kv: Tensor,
-        *,
-        scale: float,
-        workload_context: int,
-        dense: frozenset[int] = frozenset(),
-    ) -> None:
-        self.candidate, self.kv, self.scale, self.dense = candidate, kv, scale, dense
-        self.router = Router(candidate, context=kv.shape[3], workload_context=workload_context)
-
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """See the model's Attend protocol: q ``[row, step, head, dim]``, k and v by KV head."""
-        rows, steps, heads, dim = q.shape
-        kv_heads = k.shape[2]
-        grouped = q.view(rows, steps, kv_heads, heads // kv_heads, dim).permute(2, 0, 1, 3, 4)
-        old = self.kv[layer].to(torch.float32)
-        kv = SuffixKV(old[0], old[1], _rounded(k), _rounded(v))
-        keep = None
-        if layer not in self.dense and not self.router.plan.everything:
-            keep = self.pages(layer, grouped, kv)
-        out = suffix_attention(
-            grouped, kv, keep, page_size=self.candidate.page_size, scale=self.scale
-        )
-        return out.permute(1, 2, 0, 3, 4).reshape(rows, steps, heads, dim)
-
-    def pages(self, layer: int, q: Tensor, kv: SuffixKV) -> Tensor:
-        """Pages that each step attends: bool ``[kv_head, row, step, page]``."""
-        size, steps = self.candidate.page_size, q.shape[2]
-        context = kv.k.shape[1]
-        tokens = context + 1 + torch.arange(steps)
-        pages = -(-(context + steps) // size)
-        fields = suffix_fields(self.router, kv) if self.router.needs_fields else {}
-        mass = (
-            page_mass(q, kv, page_size=size, scale=self.scale) if self.router.needs_mass else None
-        )
-        return self.router.select(Steps(q, tokens, pages, layer, self.scale), fields, mass)
-
-
-def _rounded(x: Tensor) -> Tensor:
-    """New keys or values as the cache stores them (bf16), ``[kv_head, row, step, dim]``."""
-    return x.to(torch.bfloat16).to(torch.float32).permute(2, 0, 1, 3)

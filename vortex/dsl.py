@@ -46,6 +46,21 @@ def layers(*, first: int = 0, last: int = 0) -> Any:
     return (first, last)
 
 
+def reuse(*, layers: int = 1, steps: int = 1) -> Any:
+    """How many sparse layers and steps one ranking serves."""
+    return (layers, steps)
+
+
+def shared(reducer: str) -> Any:
+    """One page list per layer: scores joined over KV heads by ``mean``, ``max`` or ``sum``."""
+    return reducer
+
+
+def state(*, init: float = 0.0) -> Any:
+    """A number that every page keeps from step to step."""
+    return init
+
+
 def __getattr__(name: str) -> Any:
     """Every op of the table exists as a name, so that a program file can be imported."""
     from vortex.ops import OPS
@@ -61,5 +76,4 @@ def _never_runs(*args: object, **kwargs: object) -> NoReturn:
     )
 
 
-Summary = _never_runs
-Scores = _never_runs
+Summary = Scores = State = load = random_matrix = _never_runs

@@ -15,7 +15,8 @@ def run_graph(roots: Iterable[Node], sources: Mapping[str, Named], run: Run) -> 
     """Values of the roots by node key.
 
     Args:
-        sources: values of source nodes; a field is looked up as ``field:NAME``.
+        sources: values of source nodes; a field is looked up as ``field:NAME``, a state as
+            ``state:NAME``.
     """
     roots = list(roots)
     values: dict[str, Named] = {}
@@ -25,8 +26,8 @@ def run_graph(roots: Iterable[Node], sources: Mapping[str, Named], run: Run) -> 
             value = node.attr("value")
             assert isinstance(value, int | float)
             values[node.key] = Named(torch.tensor(float(value)), ())
-        elif node.op == "field":
-            values[node.key] = sources[f"field:{node.attr('name')}"]
+        elif node.op in ("field", "state"):
+            values[node.key] = sources[f"{node.op}:{node.attr('name')}"]
         elif entry.run is None:
             values[node.key] = sources[node.op]
         else:

@@ -8,10 +8,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from vortex.arguments import arguments, matrix, storage_type
 from vortex.errors import Diagnostic
 from vortex.ir import Attr, KnobRef, Node
 from vortex.knobs import Knob
-from vortex.ops import OPS, AxisError, Op, Param, make, make_field
+from vortex.ops import OPS, AxisError, Op, make, make_field
 from vortex.values import (
     POISON,
     Outputs,
@@ -32,7 +33,7 @@ _BINARY = {
     ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div",
     ast.Gt: "gt", ast.GtE: "ge", ast.Lt: "lt", ast.LtE: "le", ast.Eq: "eq", ast.NotEq: "ne",
 }  # fmt: skip
-_VALUES = ("scale", "page_index", "page_age", "page_count")
+_VALUES = ("scale", "page_index", "page_age", "page_count", "depth", "context")
 
 
 @dataclass
@@ -60,11 +61,11 @@ class Walker:
     def value(self, tree: ast.expr) -> Value:
         """The value of an expression; POISON if it, or a part of it, was complained about."""
         try:
-            return self._value(tree)
+            return self.read(tree)
         except Refused:
             return POISON
 
-    def _value(self, tree: ast.expr) -> Value:
+    def read(self, tree: ast.expr) -> Value:
         match tree:
             case ast.Constant():
                 return self._constant(tree)
@@ -110,7 +111,7 @@ class Walker:
         raise self.complain("E109", f"unknown name '{tree.id}'", tree, hint)
 
     def _signed(self, tree: ast.UnaryOp) -> Value:
-        inner = self._value(tree.operand)
+        inner = self.read(tree.operand)
         if isinstance(tree.op, ast.UAdd):
             return inner
         if isinstance(inner, int | float) and not isinstance(inner, bool):
@@ -128,7 +129,7 @@ class Walker:
         op = _BINARY.get(type(tree.op))
         if op is None:
             raise self.complain("E105", f"operator {describe(tree.op)} is not known here", tree)
-        left, right = self._value(tree.left), self._value(tree.right)
+        left, right = self.read(tree.left), self.read(tree.right)
         if isinstance(left, int | float) and isinstance(right, int | float):
             folded = folded_constant(op, float(left), float(right))
             if folded is not None:
@@ -143,9 +144,11 @@ class Walker:
                 return self._knob(tree)
             if base == self.alias and base not in self.scope:
                 return self._constant_of_language(tree)
-        owner = self._value(tree.value)
+        owner = self.read(tree.value)
         if isinstance(owner, PageFields):
-            return self._field(owner.fields, tree)
+            return self._field(owner, tree)
+        if isinstance(owner, Node) and tree.attr in ("nope", "rope"):
+            return self._made("part", tree, (owner,), {"part": tree.attr})
         if isinstance(owner, Outputs):
             return self._field_of_outputs(owner, tree)
         if isinstance(owner, Poison):
@@ -164,8 +167,9 @@ class Walker:
     def _constant_of_language(self, tree: ast.Attribute) -> Value:
         if tree.attr in _VALUES:
             if tree.attr not in self.allowed:
+                where = "a budget in select()" if tree.attr == "context" else "score()"
                 raise self.complain(
-                    "E109", f"'{tree.attr}' is only known in score()", tree,
+                    "E109", f"'{tree.attr}' is only known in {where}", tree,
                     "summaries see one page and nothing of its position",
                 )  # fmt: skip
             return self._made(tree.attr, tree, (), {})
@@ -178,13 +182,16 @@ class Walker:
             )
         raise self._unknown_op(tree.attr, tree, method=False)
 
-    def _field(self, fields: Mapping[str, Node | Poison], tree: ast.Attribute) -> Value:
+    def _field(self, page: PageFields, tree: ast.Attribute) -> Value:
+        fields = page.fields
+        if tree.attr in page.states:
+            return self._made("state", tree, (), {"name": tree.attr})
         if tree.attr in fields:
             content = fields[tree.attr]
             if isinstance(content, Poison):
                 raise Refused
             return make_field(tree.attr, content, span_of(tree))
-        near = nearest(tree.attr, list(fields))
+        near = nearest(tree.attr, [*fields, *page.states])
         hint = f"did you mean 'page.{near}'?" if near else "summarize() returns it by keyword"
         raise self.complain("E110", f"summarize() keeps no field '{tree.attr}'", tree, hint)
 
@@ -210,8 +217,10 @@ class Walker:
         )  # fmt: skip
 
     def _function(self, tree: ast.Call, name: str) -> Value:
-        if name in ("Summary", "Scores"):
+        if name in ("Summary", "Scores", "State"):
             return self._outputs(tree, name)
+        if name in ("load", "random_matrix"):
+            return matrix(self, tree, name)
         op = OPS.get(name)
         if op is None or not op.function or op.kind == "source":
             raise self._unknown_op(name, tree, method=False)
@@ -222,7 +231,8 @@ class Walker:
             )  # fmt: skip
         if op.kind == "selector" and "selectors" not in self.allowed:
             raise self.complain("E118", f"'{name}' selects pages: only select() may", tree)
-        return self._apply(op, tree, tree.args[: op.arity], tree.args[op.arity :])
+        operands = len(tree.args) if op.variadic else op.arity
+        return self._apply(op, tree, tree.args[:operands], tree.args[operands:])
 
     def _method(self, tree: ast.Call, func: ast.Attribute) -> Value:
         op = OPS.get(func.attr)
@@ -254,84 +264,29 @@ class Walker:
                 raise self.complain("E111", "every output needs a name of its own", keyword)
             value = self.value(keyword.value)
             if kind == "Summary" and keyword.arg == "dtype":
-                dtype = self._dtype(value, keyword)
+                dtype = storage_type(self, value, keyword)
             else:
                 values[keyword.arg] = value
         return Outputs(kind, values, dtype, span_of(tree))
 
-    def _dtype(self, value: Value, tree: ast.keyword) -> Attr:
-        if isinstance(value, KnobRef) or value in ("bf16", "fp8", "int8"):
-            assert isinstance(value, KnobRef | str)
-            return value
-        raise self.complain(
-            "E111", "fields are stored as 'bf16', 'fp8' or 'int8'", tree, 'for example dtype="fp8"'
-        )
-
     def _apply(
         self, op: Op, tree: ast.Call, operands: list[ast.expr], rest: list[ast.expr]
     ) -> Value:
-        if len(operands) < op.arity:
+        if len(operands) < (2 if op.variadic else op.arity):
             raise self.complain(
                 "E111",
-                f"'{op.name}' needs {op.arity} operand(s)",
+                f"'{op.name}' needs {op.arity or 'more'} operand(s)",
                 tree,
                 f"for example {op.example}",
             )
-        attrs = self._attrs(op, tree, rest)
-        read = self._score if op.kind == "selector" else self._tensor
-        return self._made(op.name, tree, self._each(read, operands), attrs)
-
-    def _attrs(self, op: Op, tree: ast.Call, rest: list[ast.expr]) -> dict[str, Attr]:
-        given: dict[str, ast.expr] = {}
-        names = [p.name for p in op.params]
-        for name, arg in zip(names, rest, strict=False):
-            given[name] = arg
-        for keyword in tree.keywords:
-            if keyword.arg not in names or keyword.arg in given:
-                known = ", ".join(names) or "none"
-                raise self.complain(
-                    "E111", f"'{op.name}' has no argument '{keyword.arg}' to set here", keyword,
-                    f"arguments: {known}; for example {op.example}",
-                )  # fmt: skip
-            given[keyword.arg] = keyword.value
-        if len(rest) > len(names):
-            raise self.complain(
-                "E111", f"too many arguments for '{op.name}'", tree, f"for example {op.example}"
-            )
-        attrs: dict[str, Attr] = {}
-        for param in op.params:
-            if param.name in given:
-                attrs[param.name] = self._param(op, param, given[param.name])
-            elif param.default is not None:
-                attrs[param.name] = param.default
-            else:
-                raise self.complain(
-                    "E111", f"'{op.name}' needs '{param.name}'", tree, f"for example {op.example}"
-                )
-        return attrs
-
-    def _param(self, op: Op, param: Param, tree: ast.expr) -> Attr:
-        value = self._value(tree)
-        text = isinstance(value, str) and value.isidentifier() and not value.startswith("_")
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        whole = isinstance(value, int) and number and 0 <= value <= 2**31
-        if param.kind in ("axis", "new_axis"):
-            good = text and isinstance(value, str) and len(value) <= 32
-        else:
-            counted = whole or isinstance(value, KnobRef)
-            good = number if param.kind == "number" else counted
-        if not good:
-            wants = {"axis": "an axis name", "new_axis": "a new axis name", "number": "a number"}
-            raise self.complain(
-                "E111", f"'{param.name}' of '{op.name}' must be "
-                f"{wants.get(param.kind, 'a whole number or a knob')}", tree,
-                f"for example {op.example}",
-            )  # fmt: skip
-        assert not isinstance(value, Poison | PageFields | Outputs | Node)
-        return value
+        attrs, budgets = arguments(self, op, tree, rest)
+        reader = self.tensor
+        if op.kind == "selector":
+            reader = self._selector if op.name == "refine" else self._score
+        return self._made(op.name, tree, (*self._each(reader, operands), *budgets), attrs)
 
     def _node(self, op: str, tree: ast.expr, operands: tuple[ast.expr, ...]) -> Node:
-        return self._made(op, tree, self._each(self._tensor, operands), {})
+        return self._made(op, tree, self._each(self.tensor, operands), {})
 
     def _each(
         self, read: Callable[[ast.expr], Node], trees: Sequence[ast.expr]
@@ -345,8 +300,8 @@ class Walker:
             raise Refused
         return tuple(found)
 
-    def _tensor(self, tree: ast.expr) -> Node:
-        value = self._value(tree)
+    def tensor(self, tree: ast.expr) -> Node:
+        value = self.read(tree)
         if isinstance(value, Poison):
             raise Refused
         if isinstance(value, KnobRef):
@@ -360,7 +315,7 @@ class Walker:
         raise self.complain("E120", f"a tensor is needed here, not {kind_of(value)}", tree)
 
     def _score(self, tree: ast.expr) -> Node:
-        value = self._value(tree)
+        value = self.read(tree)
         if isinstance(value, Outputs) and value.kind == "Scores":
             raise self.complain(
                 "E118", "score() returns several outputs: name the one to rank", tree,
@@ -377,7 +332,7 @@ class Walker:
         raise self.complain("E118", f"a score is needed here, not {kind_of(value)}", tree)
 
     def _selector(self, tree: ast.expr) -> Node:
-        value = self._value(tree)
+        value = self.read(tree)
         if isinstance(value, Poison):
             raise Refused
         if isinstance(value, Node) and OPS[value.op].kind == "selector":

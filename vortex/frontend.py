@@ -5,23 +5,24 @@ from __future__ import annotations
 import ast
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from vortex.declarations import Declarations
 from vortex.errors import ProgramError, Span
 from vortex.expressions import Walker
 from vortex.guards import MAX_NESTING, nesting, syntax_problem, too_large
-from vortex.ir import Attr, KnobRef, Node, Program
-from vortex.knobs import Choice, Integer, Knob, Real, knob_problem
+from vortex.ir import Attr, Node, Program, walk
+from vortex.knobs import Knob
 from vortex.ops import OPS, make
 from vortex.values import POISON, Outputs, PageFields, Poison, Value
-
-PAGE_SIZES = (8, 16, 32, 64, 128)
 
 _SIGNATURES = {
     "summarize": (("k", "v"),),
     "score": (("q", "page"),),
+    "update": (("page", "mass"),),
     "select": ((), ("score",), ("scores",)),
 }
+_SCORE_SOURCES = frozenset({"scale", "page_index", "page_age", "page_count", "depth"})
 _SKELETON = "class Name(vx.Algorithm): ... def select(self, score): return vx.top_k(...)"
 
 
@@ -65,11 +66,12 @@ class Reader:
     source: str
     reserved: bool
     knobs: dict[str, Knob] = field(default_factory=dict)
-    dense: tuple[Attr, Attr] = (0, 0)
     walker: Walker = field(init=False)
+    declared: Declarations = field(init=False)
 
     def __post_init__(self) -> None:
         self.walker = Walker(self.knobs, reserved_allowed=self.reserved)
+        self.declared = Declarations(self.walker, self.knobs)
 
     def refuse(self, code: str, message: str, tree: ast.AST, hint: str | None = None) -> None:
         """Record a complaint and go on."""
@@ -114,7 +116,7 @@ class Reader:
                 case ast.Expr(value=ast.Constant(value=str())) | ast.Pass():
                     pass
                 case ast.Assign(targets=[ast.Name(id=name)]):
-                    self.declaration(name, statement)
+                    self.declared.declaration(name, statement, tuple(_SIGNATURES))
                 case ast.FunctionDef():
                     self.method(statement, methods)
                 case _:
@@ -133,7 +135,7 @@ class Reader:
         bare = all(arg.annotation is None for arg in a.args) and tree.returns is None
         if tree.name not in _SIGNATURES:
             self.refuse("E105", f"unknown method '{tree.name}'", tree,
-                        "methods are summarize, score and select")  # fmt: skip
+                        "methods are summarize, score, select and update")  # fmt: skip
         elif tree.name in methods:
             self.refuse("E121", f"'{tree.name}' is defined twice", tree)
         elif tree.decorator_list or getattr(tree, "type_params", None) or not (plain and bare):
@@ -147,96 +149,6 @@ class Reader:
         else:
             methods[tree.name] = tree
 
-    def declaration(self, name: str, tree: ast.Assign) -> None:
-        """A knob or a policy in the class body."""
-        if name in self.knobs or name.startswith("_") or name in _SIGNATURES:
-            self.refuse("E121", f"'{name}' cannot be declared here, or not twice", tree)
-            return
-        match tree.value:
-            case ast.Constant(value=int() | float() | str() as value) if not isinstance(
-                value, bool
-            ):
-                knob: Knob | None = Choice((value,), value)
-            case ast.Call(func=ast.Attribute(value=ast.Name(id=self.walker.alias), attr=kind)):
-                if kind == "layers" and name == "dense_layers":
-                    self.layers(tree.value)
-                    return
-                knob = self.knob(kind, tree.value)
-            case _:
-                self.refuse("E113", f"'{name}' is not a knob", tree.value,
-                            "use vx.choice, vx.integer, vx.real or a number")  # fmt: skip
-                return
-        if knob is None:
-            return
-        problem = knob_problem(knob)
-        if name == "page_size" and problem is None:
-            values = knob.options if isinstance(knob, Choice) else ()
-            if not values or any(v not in PAGE_SIZES for v in values):
-                problem = f"page sizes are {', '.join(map(str, PAGE_SIZES))}"
-        if problem:
-            self.refuse("E113", problem, tree.value)
-        else:
-            self.knobs[name] = knob
-
-    def knob(self, kind: str, tree: ast.Call) -> Knob | None:
-        """A knob declaration; None if it was complained about."""
-        args = [self.literal(a) for a in tree.args]
-        named = {k.arg or "**": self.literal(k.value) for k in tree.keywords}
-        if any(isinstance(v, Poison) for v in (*args, *named.values())):
-            return None
-        extra = named.keys() - {"default", "log"}
-        if kind == "choice" and not extra and "log" not in named:
-            options = tuple(args)
-            default = named.get("default", options[0] if options else 0)
-            if all(isinstance(o, int | float | str) for o in (*options, default)):
-                return Choice(options, default)  # type: ignore[arg-type]
-        elif kind in ("integer", "real") and not extra and len(args) == 2:
-            low, high = args
-            log = named.get("log", False)
-            default = named.get("default", low)
-            kinds = int if kind == "integer" else (int, float)
-            numbers = all(
-                isinstance(x, kinds) and not isinstance(x, bool) for x in (low, high, default)
-            )
-            if numbers and isinstance(log, bool):
-                if kind == "integer":
-                    return Integer(int(low), int(high), log, int(default))  # type: ignore[arg-type]
-                return Real(float(low), float(high), log, float(default))  # type: ignore[arg-type]
-        self.refuse("E113", f"'{kind}' does not declare a knob like this", tree,
-                    "vx.choice(16, 32), vx.integer(1, 8, default=2), vx.real(0.1, 10, log=True, "
-                    "default=1.0)")  # fmt: skip
-        return None
-
-    def literal(self, tree: ast.expr) -> int | float | str | bool | Poison:
-        """A constant, possibly signed."""
-        value = self.walker.value(tree)
-        if isinstance(value, int | float | str | bool):
-            return value
-        if not isinstance(value, Poison):
-            self.refuse("E113", "only constants may stand in a declaration", tree)
-        return POISON
-
-    def layers(self, tree: ast.Call) -> None:
-        """The dense_layers policy."""
-        ends: dict[str, Attr] = {"first": 0, "last": 0}
-        for keyword in tree.keywords:
-            value = self._layer_count(keyword.value)
-            if keyword.arg not in ends or value is None:
-                self.refuse("E119", "vx.layers takes first= and last=, whole numbers or knobs",
-                            keyword, "dense_layers = vx.layers(first=2)")  # fmt: skip
-                return
-            ends[keyword.arg] = value
-        if tree.args:
-            self.refuse("E119", "vx.layers takes keywords only", tree)
-        self.dense = (ends["first"], ends["last"])
-
-    def _layer_count(self, tree: ast.expr) -> Attr | None:
-        if isinstance(tree, ast.Name) and tree.id in self.knobs:
-            return KnobRef(tree.id)
-        value = self.walker.value(tree)
-        whole = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1000
-        return value if whole else None  # type: ignore[return-value]
-
     def program(self, tree: ast.ClassDef, methods: Mapping[str, ast.FunctionDef]) -> Program | None:
         """Read the three methods in order: each sees what the one before returned."""
         fields: Mapping[str, Node | Poison] = {}
@@ -247,9 +159,8 @@ class Reader:
             fields, dtype = self.summary(summary, methods["summarize"])
         scores: Value = POISON
         if "score" in methods:
-            scope = {"q": make("q"), "page": PageFields(fields)}
-            sources = frozenset(n for n, op in OPS.items() if op.kind == "source")
-            scores = self.body(methods["score"], scope, sources)
+            scope = {"q": make("q"), "page": self.page(fields)}
+            scores = self.body(methods["score"], scope, _SCORE_SOURCES)
             self.check_scores(scores, methods["score"])
         head = methods["select"].args.args[1:]
         if head and "score" not in methods:
@@ -258,36 +169,89 @@ class Reader:
             )
             return None
         scope = {head[0].arg: scores} if head else {}
-        select = self.body(methods["select"], scope, frozenset({"selectors"}))
-        return self.assemble(tree, fields, dtype, scores, select, methods["select"])
+        allowed = frozenset({"selectors", "context", "depth"})
+        select = self.body(methods["select"], scope, allowed)
+        updates = self.updates(methods.get("update"), fields, tree)
+        program = self.assemble(tree, dtype, select, methods["select"])
+        if program is None:
+            return None
+        outputs = scores.values if isinstance(scores, Outputs) else {"score": scores}
+        program = replace(
+            program,
+            fields={n: v for n, v in fields.items() if isinstance(v, Node)},
+            scores={n: v for n, v in outputs.items() if isinstance(v, Node)},
+            updates=updates,
+        )
+        self.check_fields_are_read(program, methods)
+        return program
+
+    def page(self, fields: Mapping[str, Node | Poison]) -> PageFields:
+        """The ``page`` argument: fields and states."""
+        return PageFields(fields, frozenset(self.declared.states))
+
+    def updates(
+        self, tree: ast.FunctionDef | None, fields: Mapping[str, Node | Poison], place: ast.AST
+    ) -> Mapping[str, Node]:
+        """What update() returns: the next value of every state, one number per page."""
+        states = self.declared.states
+        both = sorted(states.keys() & fields.keys())
+        if both:
+            self.refuse("E123", f"'{both[0]}' is a field and a state", place, "rename one")
+        if tree is None:
+            if states:
+                self.refuse("E123", f"state '{next(iter(states))}' is never updated", place,
+                            "def update(self, page, mass): return vx.State(name=...)")  # fmt: skip
+            return {}
+        scope: dict[str, Value] = {"page": self.page(fields), "mass": make("mass")}
+        value = self.body(tree, scope, _SCORE_SOURCES)
+        if isinstance(value, Poison):
+            return {}
+        if not isinstance(value, Outputs) or value.kind != "State":
+            self.refuse("E123", "update() must return vx.State(name=...)", tree)
+            return {}
+        if value.values.keys() != states.keys():
+            known = ", ".join(states) or "none"
+            self.refuse("E123", "update() must give every state once, and nothing else", tree,
+                        f"states: {known}")  # fmt: skip
+        for name, node in value.values.items():
+            if not isinstance(node, Poison) and (
+                not isinstance(node, Node) or set(node.names) - {"page"}
+            ):
+                self.refuse("E123", f"state '{name}' must be one number per page", tree,
+                            "reduce its other axes")  # fmt: skip
+        return {n: v for n, v in value.values.items() if isinstance(v, Node)}
+
+    def check_fields_are_read(
+        self, program: Program, methods: Mapping[str, ast.FunctionDef]
+    ) -> None:
+        """A field that nothing reads costs memory for nothing."""
+        roots = (*program.scores.values(), *program.updates.values())
+        read = {n.attr("name") for n in walk(roots) if n.op == "field"}
+        for name in program.fields:
+            if name not in read and not self.walker.problems:
+                self.refuse("E122", f"field '{name}' is never read", methods["summarize"],
+                            f"use page.{name} in score(), or leave it out")  # fmt: skip
 
     def assemble(
-        self,
-        tree: ast.ClassDef,
-        fields: Mapping[str, Node | Poison],
-        dtype: Attr,
-        scores: Value,
-        select: Value,
-        method: ast.FunctionDef,
+        self, tree: ast.ClassDef, dtype: Attr, select: Value, method: ast.FunctionDef
     ) -> Program | None:
-        """Put the parts together, if select() gave a selection."""
+        """The program without its graphs, if select() gave a selection."""
         if isinstance(select, Poison):
             return None
         if not isinstance(select, Node) or OPS[select.op].kind != "selector":
             self.refuse("E118", "select() must return a selection of pages", method,
                         "return vx.top_k(score, tokens=self.budget) | vx.recent(2)")  # fmt: skip
             return None
-        outputs = scores.values if isinstance(scores, Outputs) else {"score": scores}
         return Program(
             name=tree.name,
             doc=ast.get_docstring(tree) or "",
             knobs=dict(self.knobs),
-            fields={n: v for n, v in fields.items() if isinstance(v, Node)},
+            fields={},
             dtype=dtype,
-            scores={n: v for n, v in outputs.items() if isinstance(v, Node)},
+            scores={},
             select=select,
-            dense_first=self.dense[0],
-            dense_last=self.dense[1],
+            policies=self.declared.policies,
+            states=dict(self.declared.states),
             source=self.source,
         )
 

@@ -103,7 +103,11 @@ class Geometry:
 
     def sizes(self) -> dict[str, int]:
         """Extents of the geometry's axes, for ``Extent.resolve``; ``page``, ``token`` are not."""
-        return {"dim": self.dim, "vdim": self.vdim, "head": self.group}
+        rope = self.rope_dim if self.kind == "mla" else self.head_dim
+        return {
+            "dim": self.dim, "vdim": self.vdim, "head": self.group, "rope": rope,
+            "nope": self.dim - rope,
+        }  # fmt: skip
 
     def key_bytes(self, kv_dtype: str) -> int:
         """Bytes of one key: a token, a layer, a KV head."""

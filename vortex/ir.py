@@ -6,12 +6,15 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from vortex.errors import Span, VortexError
 from vortex.knobs import Knob, KnobValue
 
-HASH_VERSION = 1
+if TYPE_CHECKING:
+    from torch import Tensor
+
+HASH_VERSION = 2
 AXIS_ORDER = ("page", "head", "token", "dim")
 
 
@@ -21,14 +24,32 @@ class KnobRef(NamedTuple):
     knob: str
 
 
-Attr = int | float | str | bool | KnobRef
+class MatrixRef(NamedTuple):
+    """An attribute that names numbers: drawn from a seed, or stored in a safetensors file.
+
+    Attributes:
+        file, tensor: where they are stored; empty for a drawn one.
+        seed: of a drawn one.
+        layer: whether the stored tensor has a leading axis of layers.
+        digest: of the stored numbers, known once they are loaded.
+    """
+
+    file: str = ""
+    tensor: str = ""
+    seed: int = 0
+    layer: bool = False
+    digest: str = ""
+
+
+Attr = int | float | str | bool | KnobRef | MatrixRef
 
 
 class Extent(NamedTuple):
     """The symbolic size of an axis: ``base`` divided by every one of ``parts``.
 
-    Bases are geometry and page quantities (``page``, ``token``, ``head``, ``dim``, ``vdim``) or
-    ``one`` multiplied by ``parts`` for axes that ``split`` makes.
+    Bases are geometry and page quantities (``page``, ``token``, ``head``, ``dim``, ``vdim``, and
+    ``nope`` and ``rope``, the two parts of ``dim``) or ``one`` multiplied by ``parts`` for axes
+    that a program makes.
     """
 
     base: str
@@ -38,7 +59,8 @@ class Extent(NamedTuple):
         """The number, given sizes of the bases and values of the knobs.
 
         Raises:
-            VortexError: E203, if a split does not divide its axis.
+            VortexError: E203, if a split does not divide its axis; E204, if the axis is an empty
+                part of this geometry's keys.
         """
         values = [int(knobs[p.knob]) if isinstance(p, KnobRef) else p for p in self.parts]
         if self.base == "one":
@@ -47,6 +69,12 @@ class Extent(NamedTuple):
                 total *= value
             return total
         size = sizes[self.base]
+        if not size:
+            raise VortexError(
+                f"this model's keys have no '{self.base}' part",
+                code="E204",
+                hint="use the whole key, or search for an MLA model",
+            )
         for value in values:
             if value < 1 or size % value:
                 raise VortexError(
@@ -129,6 +157,35 @@ def walk(roots: Iterable[Node]) -> Iterator[Node]:
 
 
 @dataclass(frozen=True, slots=True)
+class Policies:
+    """What a program declares beside its methods.
+
+    Attributes:
+        dense_first, dense_last: how many first and last layers run full attention.
+        reuse_layers, reuse_steps: how many sparse layers and steps one ranking serves.
+        shared: how scores are joined over KV heads (``mean``, ``max``, ``sum``); "" keeps them
+            apart.
+    """
+
+    dense_first: Attr = 0
+    dense_last: Attr = 0
+    reuse_layers: Attr = 1
+    reuse_steps: Attr = 1
+    shared: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BoundPolicies:
+    """Policies whose knobs are bound; see :class:`Policies`."""
+
+    dense_first: int = 0
+    dense_last: int = 0
+    reuse_layers: int = 1
+    reuse_steps: int = 1
+    shared: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
     """A sparse-attention algorithm, as parsed: knobs are symbolic.
 
@@ -137,7 +194,8 @@ class Program:
         dtype: storage type of the fields.
         scores: named outputs of ``score`` over ``page``; a lone one is called ``score``.
         select: tree of selector nodes.
-        dense_first, dense_last: how many first and last layers run full attention.
+        states: what a page's state is before its first update, by name.
+        updates: a state's next value over ``page``, by name.
     """
 
     name: str
@@ -147,18 +205,25 @@ class Program:
     dtype: Attr
     scores: Mapping[str, Node]
     select: Node
-    dense_first: Attr
-    dense_last: Attr
+    policies: Policies = field(default_factory=Policies)
+    states: Mapping[str, Attr] = field(default_factory=dict)
+    updates: Mapping[str, Node] = field(default_factory=dict)
     source: str = field(default="", compare=False)
 
     def roots(self) -> tuple[Node, ...]:
         """Outputs of every graph."""
-        return (*self.fields.values(), *self.scores.values(), self.select)
+        return (
+            *self.fields.values(), *self.scores.values(), *self.updates.values(), self.select,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A program with its knobs bound: every attribute is a plain value."""
+    """A program with its knobs bound: every attribute is a plain value.
+
+    Attributes:
+        matrices: the stored numbers that it names.
+    """
 
     program: Program
     knobs: Mapping[str, KnobValue]
@@ -167,16 +232,27 @@ class Candidate:
     dtype: str
     scores: Mapping[str, Node]
     select: Node
-    dense_first: int
-    dense_last: int
+    policies: BoundPolicies
+    states: Mapping[str, float]
+    updates: Mapping[str, Node]
+    matrices: Mapping[MatrixRef, Tensor]
     structure_hash: str
     candidate_hash: str
+
+    @property
+    def stateful(self) -> bool:
+        """Whether a step's choice depends on the steps before it."""
+        return bool(self.states) or self.policies.reuse_steps > 1
 
 
 def _plain(value: object) -> object:
     """Attributes as JSON-ready data; a knob reference keeps its name."""
     if isinstance(value, KnobRef):
         return {"knob": value.knob}
+    if isinstance(value, MatrixRef):
+        if value.digest:  # the numbers count, not where they lie
+            return {"matrix": value.digest, "layer": value.layer}
+        return {"matrix": [value.file, value.tensor, value.seed, value.layer]}
     if isinstance(value, Extent):
         return [value.base, [_plain(p) for p in value.parts]]
     if isinstance(value, tuple):

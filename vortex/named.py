@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from vortex.ir import AXIS_ORDER
+from vortex.errors import VortexError
+from vortex.ir import AXIS_ORDER, MatrixRef
 
 
 def axis_rank(name: str) -> tuple[int, int, str]:
@@ -48,15 +50,56 @@ def aligned(*values: Named) -> tuple[list[Tensor], tuple[str, ...]]:
     return views, names
 
 
+def _misfit(ref: MatrixRef, found: Tensor, wanted: tuple[int, ...]) -> VortexError:
+    return VortexError(
+        f"'{ref.tensor}' of {ref.file} has shape {list(found.shape)}, {list(wanted)} is needed",
+        code="E206",
+        hint="store one matrix [rows, columns], or [layers, rows, columns] with layer=True",
+    )
+
+
+def signs(seed: int, rows: int, columns: int) -> Tensor:
+    """A random matrix of +-1/sqrt(columns), the same on every machine (Achlioptas 2003,
+    doi:10.1016/S0022-0000(03)00025-4: products with it keep inner products in expectation)."""
+    x = torch.arange(rows * columns, dtype=torch.int64) + (seed + 1) * 0x9E3779B1
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        x = ((x ^ (x >> shift)) * factor) & 0xFFFFFFFF
+    sign = 1.0 - 2.0 * ((x >> 17) & 1).to(torch.float32)
+    return sign.view(rows, columns) * math.sqrt(1.0 / columns)
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """What an op may know while it runs.
 
     Attributes:
         page_mask: bool over ``page`` (and batch axes): which pages are complete. None: all.
+        layer: index of the layer.
+        rope: first column and number of the columns of ``dim`` that are rotary. None: all.
+        matrices: stored numbers by their name.
     """
 
     page_mask: Named | None = None
+    layer: int = 0
+    rope: tuple[int, int] | None = None
+    matrices: Mapping[MatrixRef, Tensor] = field(default_factory=dict)
+
+    def matrix(self, ref: MatrixRef, shape: tuple[int, ...], *names: str) -> Named:
+        """The numbers that a program names, as an array of this shape with these axes.
+
+        Raises:
+            VortexError: E206, what is stored has another shape.
+        """
+        if not ref.file:
+            return named(signs(ref.seed, *shape), *names)
+        found = self.matrices[ref]
+        if ref.layer:
+            if found.shape[0] <= self.layer:
+                raise _misfit(ref, found, (self.layer + 1, *shape))
+            found = found[self.layer]
+        if tuple(found.shape) != shape:
+            raise _misfit(ref, found, shape)
+        return named(found, *names)
 
     def filled(self, x: Named, axis: str, neutral: float) -> Named:
         """``x`` with incomplete pages replaced, when ``axis`` is the page axis."""

@@ -12,6 +12,7 @@ from vortex.cpu import Router, Steps, dim_last
 from vortex.cpu_attend import attend_pages
 from vortex.ir import Candidate
 from vortex.named import Named
+from vortex.plan import anchors
 
 
 class PagedPool:
@@ -83,7 +84,14 @@ class PagedDecode:
         dense: frozenset[int] = frozenset(),
     ) -> None:
         self.candidate, self.pool, self.scale, self.dense = candidate, pool, scale, dense
-        self.router = Router(candidate, context=context, workload_context=workload_context)
+        layers = pool.k.shape[0]
+        self.router = Router(
+            candidate, context=context, workload_context=workload_context, layers=layers
+        )
+        self.anchors = anchors(layers, dense, candidate.policies.reuse_layers)
+        self.picks: dict[int, Tensor | None] = {}
+        self.states: dict[int, dict[str, Tensor]] = {}
+        self.steps = 0
         set_num_threads(min(torch.get_num_threads(), len(os.sched_getaffinity(0))))
         self.fields: list[dict[str, Named]] = []
 
@@ -107,6 +115,7 @@ class PagedDecode:
     def advance(self) -> None:
         """Count the step's token."""
         self.pool.length += 1
+        self.steps += 1
 
     def _completed(self, layer: int) -> None:
         """Summarise the page that the step's own token completes, if it does."""
@@ -141,12 +150,47 @@ class PagedDecode:
 
     def chosen(self, layer: int, q: Tensor, pages: int) -> Tensor:
         """Pages to read: bool ``[row, kv_head, page]``, in the order of the sequence."""
+        router, policies = self.router, self.candidate.policies
         steps = Steps(
             q.permute(1, 0, 2, 3)[:, :, None], torch.tensor([self.pool.length + 1]), pages, layer,
             self.scale,
         )  # fmt: skip
-        keep = self.router.select(steps, self.fields[layer])[:, :, 0]
-        return keep.transpose(0, 1).contiguous()
+        anchor, fields = self.anchors[layer], self.fields[layer]
+        states = self._states(layer, q)
+        if anchor == layer and self.steps % policies.reuse_steps == 0:
+            self.picks[layer] = router.pick(steps, fields, None, states)
+        keep = router.joined(steps, self._picked(anchor, pages))
+        if states:
+            mass = self._mass(layer, steps, keep)
+            self.states[layer] = router.updated(steps, fields, states, mass)
+        return keep[:, :, 0].transpose(0, 1).contiguous()
+
+    def _picked(self, anchor: int, pages: int) -> Tensor | None:
+        """The ranking in force; pages that came after it are not in it."""
+        picked = self.picks[anchor]
+        if picked is None or picked.shape[-1] == pages:
+            return picked
+        return torch.nn.functional.pad(picked, (0, pages - picked.shape[-1]))
+
+    def _states(self, layer: int, q: Tensor) -> dict[str, Tensor]:
+        if layer not in self.states:
+            shape = (q.shape[1], q.shape[0], self.pool.per_sequence)
+            given = self.candidate.states
+            self.states[layer] = {name: torch.full(shape, init) for name, init in given.items()}
+        return self.states[layer]
+
+    def _mass(self, layer: int, steps: Steps, keep: Tensor) -> Tensor:
+        """Attention mass of the kept pages, ``[kv_head, row, page]``; gathers every key, so that
+        programs with states are slow here."""
+        kv_heads, rows, _, _, dim = steps.q.shape
+        size, tokens = self.pool.page_size, int(steps.tokens.max())
+        keys = self.pool.k[layer, self.pool.table[:rows, : steps.pages]]
+        keys = keys.permute(2, 0, 1, 3, 4).reshape(kv_heads, rows, -1, dim)
+        logits = steps.q[:, :, 0] * self.scale @ keys.transpose(2, 3)
+        out = ~keep[:, :, 0].repeat_interleave(size, -1)
+        out[..., tokens:] = True
+        weights = torch.softmax(logits.masked_fill(out[:, :, None], float("-inf")), -1)
+        return weights.sum(2).view(kv_heads, rows, steps.pages, size).sum(-1)
 
 
 def _room(x: Named, pages: int) -> Named:

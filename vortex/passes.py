@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
 
-from vortex.ir import Attr, Axis, Extent, KnobRef, Node, Program, digest, graph_text, walk
+from vortex.ir import (
+    Attr,
+    Axis,
+    Candidate,
+    Extent,
+    KnobRef,
+    MatrixRef,
+    Node,
+    Program,
+    digest,
+    graph_text,
+    walk,
+)
 from vortex.knobs import KnobValue
 from vortex.ops import OPS, make, rebuild
 
 Rule = Callable[[Node], Node]
+_COMPUTED = ("elementwise", "reduce", "shape")
 
 
 def rewrite(roots: Sequence[Node], rule: Rule) -> tuple[Node, ...]:
@@ -127,9 +141,10 @@ def _ordered_union(node: Node) -> Node:
 def order_only(node: Node) -> Node:
     """Rule: what a selector ranks may be scaled by a power of two without changing the order.
 
-    Adding a constant is *not* removed: in float32 it can merge scores into ties.
+    Adding a constant is *not* removed: in float32 it can merge scores into ties. top_p is
+    unmoved by a positive factor too (shares stay); a threshold is not.
     """
-    if node.op != "top_k":
+    if node.op not in ("top_k", "top_p"):
         return node
     score = node.inputs[0]
     while score.op == "mul":
@@ -137,7 +152,7 @@ def order_only(node: Node) -> Node:
         if scale is None or not _small_power_of_two(scale):
             break
         score = next(n for n in score.inputs if _const(n) is None)
-    return rebuild(node, (score,), dict(node.attrs))
+    return rebuild(node, (score, *node.inputs[1:]), dict(node.attrs))
 
 
 def _small_power_of_two(value: float) -> bool:
@@ -179,27 +194,27 @@ def split_cached(roots: Sequence[Node]) -> tuple[dict[str, Node], tuple[Node, ..
     Returns:
         The cached parts by the name of the field that now stands for each, and the new roots.
     """
-    fields: dict[str, tuple[frozenset[Axis], ...]] = {}
+    known_axes: dict[str, tuple[frozenset[Axis], ...]] = {}
     for node in walk(roots):
-        known = [fields.get(n.key, ()) for n in node.inputs if n.op != "const"]
+        known = [known_axes.get(n.key, ()) for n in node.inputs if n.op != "const"]
         axes = tuple(a for found in known for a in found)
         fits = any(frozenset(node.axes) <= a for a in axes) and all(known)
         page = any(value == "page" for _, value in node.attrs)
         if node.op == "field":
-            fields[node.key] = (frozenset(node.axes),)
-        elif fits and not page and OPS[node.op].kind in ("elementwise", "reduce", "shape"):
-            fields[node.key] = axes
+            known_axes[node.key] = (frozenset(node.axes),)
+        elif fits and not page and not OPS[node.op].along_page and OPS[node.op].kind in _COMPUTED:
+            known_axes[node.key] = axes
     kept: dict[str, Node] = {}
 
     def outermost(node: Node) -> Node:
         """Inputs that are cached become fields, unless this node is cached itself."""
-        if node.key in fields:
+        if node.key in known_axes:
             return node
-        inputs = tuple(_cached_field(n, kept) if n.key in fields else n for n in node.inputs)
+        inputs = tuple(_cached_field(n, kept) if n.key in known_axes else n for n in node.inputs)
         return rebuild(node, inputs, dict(node.attrs)) if inputs != node.inputs else node
 
     done = rewrite(roots, outermost)
-    return kept, tuple(_cached_field(n, kept) if n.key in fields else n for n in done)
+    return kept, tuple(_cached_field(n, kept) if n.key in known_axes else n for n in done)
 
 
 def _cached_field(node: Node, kept: dict[str, Node]) -> Node:
@@ -234,35 +249,67 @@ def _numbered_knobs(roots: Sequence[Node], first: Sequence[Attr]) -> Mapping[str
     return order
 
 
-def canonical_roots(fields: Mapping[str, Node], dtype: Attr, select: Node) -> Node:
-    """The selector tree in canonical form: all that decides which pages are kept."""
-    names = list(fields)
-    plain = rewrite([fields[n] for n in names], canonical)
-    content = dict(zip(names, plain, strict=True))
-    roots = rewrite([select], _with_field_content(content, dtype))
-    roots = rewrite(roots, canonical)
-    roots = rewrite(roots, order_only)
-    return rewrite(roots, canonical)[0]  # unions are ordered by what is now in them
+def canonical_roots(program: Program | Candidate, rule: Rule | None = None) -> tuple[Node, ...]:
+    """The selector tree and the updates of states in canonical form: all that decides which pages
+    are kept.
+
+    Args:
+        rule: applied first (renames knobs).
+    """
+    rule = rule or (lambda node: node)
+    names = list(program.fields)
+    contents = rewrite(rewrite(list(program.fields.values()), rule), canonical)
+    dtype = program.dtype
+    renamed = _with_field_content(dict(zip(names, contents, strict=True)), dtype)
+    roots = rewrite([program.select, *program.updates.values()], rule)
+    roots = rewrite(roots, _with_state_order(list(program.states)))
+    for step in (renamed, canonical, order_only, canonical):  # unions are ordered at last
+        roots = rewrite(roots, step)
+    return roots
+
+
+def _with_state_order(names: list[str]) -> Rule:
+    """Rule: states by number, so that the author's names do not matter."""
+
+    def renamed(node: Node) -> Node:
+        if node.op != "state":
+            return node
+        return make("state", name=f"s{names.index(str(node.attr('name')))}")
+
+    return renamed
 
 
 def structure_hash(program: Program) -> str:
     """Identity of the algorithm with its knobs symbolic."""
-    policies = (program.dense_first, program.dense_last, KnobRef("page_size"))
-    before = (*program.roots(),)
-    names = _numbered_knobs(before, (program.dtype, *policies))
+    p = program.policies
+    first = (program.dtype, p.dense_first, p.dense_last, p.reuse_layers, p.reuse_steps)
+    known = (*first, KnobRef("page_size"), *program.states.values())
+    names = _numbered_knobs(program.roots(), known)
 
-    renamed = bind_knobs(names)
-    fields = dict(zip(program.fields, rewrite(list(program.fields.values()), renamed), strict=True))
-    select = rewrite([program.select], renamed)[0]
+    def plain(value: Attr) -> object:
+        return list(names[value.knob]) if isinstance(value, KnobRef) else value
+
     dtype = names[program.dtype.knob] if isinstance(program.dtype, KnobRef) else program.dtype
-    root = canonical_roots(fields, dtype, select)
-    ends = [list(names[p.knob]) if isinstance(p, KnobRef) else p for p in policies]
-    return digest(["structure", graph_text({"select": root}), ends])
+    roots = canonical_roots(replace(program, dtype=dtype), bind_knobs(names))
+    graph = graph_text({str(i): root for i, root in enumerate(roots)})
+    rest = [plain(v) for v in known[1:]]
+    return digest(["structure", graph, rest, p.shared])
 
 
-def candidate_hash(
-    fields: Mapping[str, Node], dtype: str, select: Node, page_size: int, dense: tuple[int, int]
-) -> str:
+def candidate_hash(candidate: Candidate) -> str:
     """Identity of the algorithm with its knobs bound."""
-    root = canonical_roots(fields, dtype, select)
-    return digest(["candidate", graph_text({"select": root}), page_size, dense])
+    graph = graph_text({str(i): n for i, n in enumerate(canonical_roots(candidate))})
+    policies = [getattr(candidate.policies, f.name) for f in fields(candidate.policies)]
+    return digest(
+        ["candidate", graph, candidate.page_size, policies, list(candidate.states.values())]
+    )
+
+
+def load_matrices(loaded: Mapping[MatrixRef, MatrixRef]) -> Rule:
+    """Rule: stored numbers are known by what they are, not by where they lie."""
+
+    def bound(node: Node) -> Node:
+        changed = {n: loaded[v] for n, v in node.attrs if isinstance(v, MatrixRef) and v in loaded}
+        return rebuild(node, node.inputs, dict(node.attrs) | changed) if changed else node
+
+    return bound

@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from vortex.compile import executable
 from vortex.execute import run_graph
-from vortex.ir import Candidate
+from vortex.ir import Candidate, Node
 from vortex.named import Named, Run, named
-from vortex.selection import (
-    PageBudget,
+from vortex.plan import (
     Plan,
-    page_budget,
+    Ranking,
+    Scaling,
+    anchors,
+    budget_pages,
+    depth_of,
     plan_of,
-    random_scores,
-    tie_hash,
+    reserved_counts,
 )
+from vortex.selection import random_scores, tie_hash
 from vortex.storage import stored
 
 
-def summaries(candidate: Candidate, k: Tensor, v: Tensor) -> dict[str, Named]:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a step is: the layer among how many, the KV head, the rotary columns of a key."""
+
+    layer: int = 0
+    layers: int = 1
+    kv_head: int = 0
+    rope: tuple[int, int] | None = None
+
+
+def summaries(
+    candidate: Candidate, k: Tensor, v: Tensor, place: Place | None = None
+) -> dict[str, Named]:
     """Stored fields of every complete page, page by page.
 
     Args:
@@ -38,10 +55,12 @@ def summaries(candidate: Candidate, k: Tensor, v: Tensor) -> dict[str, Named]:
             "k": named(k[start : start + size], "token", "dim"),
             "v": named(v[start : start + size], "token", "dim"),
         }
-        values = run_graph(candidate.fields.values(), sources, Run())
+        rope = place.rope if place else None
+        run = Run(rope=rope, matrices=candidate.matrices)
+        values = run_graph(candidate.fields.values(), sources, run)
         for name, node in candidate.fields.items():
             value = values[node.key]
-            shape = [s.resolve(_sizes(candidate, k, v), {}) for s in (a.extent for a in node.axes)]
+            shape = [a.extent.resolve(_sizes(candidate, k, v, rope), {}) for a in node.axes]
             full = value.data.expand(shape) if value.names == node.names else value.data
             pages[name].append(stored(full, candidate.dtype, item_dims=full.dim()))
     return {
@@ -51,12 +70,25 @@ def summaries(candidate: Candidate, k: Tensor, v: Tensor) -> dict[str, Named]:
     }
 
 
-def _sizes(candidate: Candidate, k: Tensor, v: Tensor) -> dict[str, int]:
-    return {"token": candidate.page_size, "dim": k.shape[1], "vdim": v.shape[1], "one": 1}
+def _sizes(
+    candidate: Candidate, k: Tensor, v: Tensor, rope: tuple[int, int] | None
+) -> dict[str, int]:
+    rotary = rope[1] if rope else k.shape[1]
+    return {
+        "token": candidate.page_size, "dim": k.shape[1], "vdim": v.shape[1], "rope": rotary,
+        "nope": k.shape[1] - rotary,
+    }  # fmt: skip
 
 
 def scores(
-    candidate: Candidate, q: Tensor, fields: Mapping[str, Named], pages: int, scale: float
+    candidate: Candidate,
+    q: Tensor,
+    fields: Mapping[str, Named],
+    pages: int,
+    scale: float,
+    *,
+    place: Place,
+    states: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
     """Score of every complete page by output name: float32 ``[pages]``.
 
@@ -64,19 +96,33 @@ def scores(
         q: float32 ``[head, dim]``, the query heads of one KV head.
         fields: from :func:`summaries`.
         pages: complete pages, at least 1.
+        states: float32 ``[pages]`` by name.
     """
+    sources = _page_sources(fields, states, pages, scale, place)
+    sources["q"] = named(q, "head", "dim")
+    outputs, _ = executable(candidate, fused=False)
+    run = Run(layer=place.layer, rope=place.rope, matrices=candidate.matrices)
+    values = run_graph(outputs.values(), sources, run)
+    return {name: values[node.key].data.expand(pages) for name, node in outputs.items()}
+
+
+def _page_sources(
+    fields: Mapping[str, Named],
+    states: Mapping[str, Tensor],
+    pages: int,
+    scale: float,
+    place: Place,
+) -> dict[str, Named]:
     index = torch.arange(pages, dtype=torch.float32)
-    sources = {
-        "q": named(q, "head", "dim"),
+    return {
         "scale": Named(torch.tensor(scale), ()),
+        "depth": Named(torch.tensor(depth_of(place.layer, place.layers)), ()),
         "page_index": named(index, "page"),
         "page_age": named(pages - 1 - index, "page"),
         "page_count": Named(torch.tensor(float(pages)), ()),
         **{f"field:{name}": value for name, value in fields.items()},
+        **{f"state:{name}": named(value[:pages], "page") for name, value in states.items()},
     }
-    outputs, _ = executable(candidate, fused=False)
-    values = run_graph(outputs.values(), sources, Run())
-    return {name: values[node.key].data.expand(pages) for name, node in outputs.items()}
 
 
 def attention_mass(q: Tensor, k: Tensor, scale: float, page_size: int) -> Tensor:
@@ -87,27 +133,205 @@ def attention_mass(q: Tensor, k: Tensor, scale: float, page_size: int) -> Tensor
     return mass.index_add(0, torch.arange(k.shape[0]) // page_size, weights)
 
 
-def choose(
-    ranked: Tensor, tokens: int, *, page_size: int, allowed: int, kept: set[int]
-) -> set[int]:
-    """The best ``allowed - len(kept)`` complete pages outside ``kept``: larger score first, NaN
-    last, ties by the hash of the page."""
+def order_of(ranked: Tensor, among: set[int]) -> list[int]:
+    """Pages, best first: larger score first, what is not finite last, ties by the hash."""
     hashes = tie_hash(torch.arange(max(1, ranked.shape[0]))).tolist()
 
     def order(page: int) -> tuple[bool, float, int]:
         score = float(ranked[page])
-        return (score != score, 0.0 if score != score else -score, -hashes[page])
+        good = math.isfinite(score)
+        return (not good, -score if good else 0.0, -hashes[page])
 
-    free = [p for p in range(tokens // page_size) if p not in kept]
-    return set(sorted(free, key=order)[: max(0, allowed - len(kept))])
+    return sorted(among, key=order)
 
 
-def reserved(tokens: int, *, page_size: int, budget: PageBudget) -> set[int]:
+def choose(ranking: Ranking, ranked: Tensor, among: set[int], wanted: int) -> set[int]:
+    """The pages that one ranking keeps of those given, at most ``wanted``."""
+    ordered = order_of(ranked, among)
+    kept = ordered[: max(0, wanted)]
+    if ranking.source == "threshold":
+        kept = [page for page in kept if float(ranked[page]) >= ranking.amount]
+    elif ranking.source == "top_p":
+        share = [max(0.0, float(ranked[p])) if math.isfinite(ranked[p]) else 0.0 for p in ordered]
+        total, running, enough = sum(share), 0.0, 0
+        for value in share:
+            running += value
+            enough += 1
+            if running >= ranking.amount * total:
+                break
+        kept = kept[: max(1, enough)]
+    return set(kept)
+
+
+def reserved(tokens: int, *, page_size: int, sinks: int, recent: int) -> set[int]:
     """Sinks, recent pages and the partial page, as page indices."""
     total = -(-tokens // page_size)
-    recent = max(budget.recent, 1 if tokens % page_size else 0)
-    first = set(range(min(budget.sinks, total)))
-    return first | set(range(max(0, total - recent), total))
+    last = max(recent, 1 if tokens % page_size else 0)
+    first = set(range(min(sinks, total)))
+    return first | set(range(max(0, total - last), total))
+
+
+def picked_pages(
+    plan: Plan, ranked: Mapping[str, Tensor], tokens: int, kept: set[int], scaling: Scaling,
+    depth: float,
+) -> set[int]:  # fmt: skip
+    """Pages that the rankings keep beside the reserved ones."""
+    free = set(range(tokens // scaling.page_size)) - kept
+
+    def pick(node: Node, among: set[int]) -> set[int]:
+        if node.key in plan.rankings:
+            ranking = plan.rankings[node.key]
+            count = torch.tensor(tokens)
+            allowed = budget_pages(ranking, count, plan=plan, scaling=scaling, depth=depth)
+            return choose(ranking, ranked[node.key], among, int(allowed) - len(kept))
+        if node.op == "refine":
+            return pick(node.inputs[1], pick(node.inputs[0], among))
+        if node.op == "union":
+            return pick(node.inputs[0], among) | pick(node.inputs[1], among)
+        return set()
+
+    return pick(plan.tree, free)
+
+
+class Decoder:
+    """One sequence, decoded step by step, layer by layer: the meaning of a whole program.
+
+    Call :meth:`pages` for every sparse layer in order, then :meth:`advance`.
+
+    Args:
+        context, workload_context: see :class:`vortex.plan.Scaling`.
+        dense: layers that attend to everything.
+
+    Attributes:
+        ranked: the scores behind the last ranking of each layer, one mapping a KV head.
+    """
+
+    def __init__(
+        self,
+        candidate: Candidate,
+        *,
+        scale: float,
+        context: int,
+        workload_context: int,
+        layers: int = 1,
+        dense: frozenset[int] = frozenset(),
+        rope: tuple[int, int] | None = None,
+    ) -> None:
+        self.candidate, self.scale, self.layers, self.rope = candidate, scale, layers, rope
+        self.plan = plan_of(executable(candidate, fused=False)[1])
+        self.scaling = Scaling.of(candidate.page_size, context, workload_context)
+        self.anchors = anchors(layers, dense, candidate.policies.reuse_layers)
+        self.step = 0
+        self.ranked: dict[int, list[dict[str, Tensor]]] = {}
+        self._picks: dict[int, list[set[int]]] = {}
+        self._states: dict[tuple[int, int], dict[str, Tensor]] = {}
+
+    def advance(self) -> None:
+        """The step is done in every layer."""
+        self.step += 1
+
+    def pages(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> list[set[int]]:
+        """The pages that each KV head attends.
+
+        Args:
+            q: float32 ``[kv_head, head, dim]``; k, v: float32 ``[kv_head, tokens, dim]``, the
+                step's own token included.
+        """
+        size, tokens = self.candidate.page_size, k.shape[1]
+        total = -(-tokens // size)
+        if self.plan.everything:
+            return [set(range(total)) for _ in q]
+        sinks, recent = reserved_counts(self.plan, self.scaling)
+        kept = reserved(tokens, page_size=size, sinks=sinks, recent=recent)
+        anchor = self.anchors[layer]
+        if anchor == layer and self.step % self.candidate.policies.reuse_steps == 0:
+            self._rank(layer, q, k, v, kept)
+        chosen = [kept | picked for picked in self._picks[anchor]]
+        if self.candidate.states:
+            for head, pages in enumerate(chosen):
+                self._update(layer, head, q[head], k[head], v[head], pages)
+        return chosen
+
+    def _place(self, layer: int, head: int) -> Place:
+        return Place(layer, self.layers, head, self.rope)
+
+    def _rank(self, layer: int, q: Tensor, k: Tensor, v: Tensor, kept: set[int]) -> None:
+        found = [
+            {
+                key: self._score(ranking, q[h], k[h], v[h], self._place(layer, h))
+                for key, ranking in self.plan.rankings.items()
+            }
+            for h in range(len(q))
+        ]
+        how = self.candidate.policies.shared
+        if how:
+            joint = {
+                key: joined(torch.stack([f[key] for f in found]), how) for key in self.plan.rankings
+            }
+            found = [joint for _ in found]
+        depth = depth_of(layer, self.layers)
+        self.ranked[layer] = found
+        self._picks[layer] = [
+            picked_pages(self.plan, ranked, k.shape[1], kept, self.scaling, depth)
+            for ranked in found
+        ]
+
+    def _score(self, ranking: Ranking, q: Tensor, k: Tensor, v: Tensor, place: Place) -> Tensor:
+        size, tokens = self.candidate.page_size, k.shape[0]
+        if ranking.source == "oracle":
+            return attention_mass(q, k, self.scale, size)
+        if ranking.source == "random":
+            heads = random_scores(
+                place.layer, place.kv_head + 1, torch.tensor(tokens), -(-tokens // size)
+            )
+            return heads[place.kv_head]
+        pages = tokens // size
+        if pages == 0:
+            return torch.zeros(0)
+        outputs, _ = executable(self.candidate, fused=False)
+        fields = summaries(self.candidate, k, v, place)
+        states = self._state(place, pages)
+        found = scores(self.candidate, q, fields, pages, self.scale, place=place, states=states)
+        return found[next(n for n, node in outputs.items() if node == ranking.score)]
+
+    def _state(self, place: Place, pages: int) -> dict[str, Tensor]:
+        """States of the complete pages; new pages begin at their first value."""
+        old = self._states.get((place.layer, place.kv_head), {})
+        grown = {}
+        for name, init in self.candidate.states.items():
+            before = old.get(name, torch.zeros(0))
+            grown[name] = torch.cat([before, torch.full((pages - len(before),), init)])
+        return grown
+
+    def _update(
+        self, layer: int, head: int, q: Tensor, k: Tensor, v: Tensor, pages: set[int]
+    ) -> None:
+        size = self.candidate.page_size
+        complete = k.shape[0] // size
+        if not complete:
+            return
+        place = self._place(layer, head)
+        tokens = [t for t in range(k.shape[0]) if t // size in pages]
+        weights = torch.softmax(q @ k[tokens].T * self.scale, dim=-1).sum(0)
+        mass = torch.zeros(-(-k.shape[0] // size))
+        mass = mass.index_add(0, torch.tensor(tokens) // size, weights)
+        states = self._state(place, complete)
+        fields = summaries(self.candidate, k, v, place)
+        sources = _page_sources(fields, states, complete, self.scale, place)
+        sources["mass"] = named(mass[:complete], "page")
+        run = Run(layer=layer, rope=self.rope, matrices=self.candidate.matrices)
+        values = run_graph(self.candidate.updates.values(), sources, run)
+        self._states[layer, head] = {
+            name: values[node.key].data.expand(complete)
+            for name, node in self.candidate.updates.items()
+        }
+
+
+def joined(found: Tensor, how: str) -> Tensor:
+    """Scores ``[kv_head, page]`` of all KV heads as one."""
+    if how == "max":
+        return found.amax(0)
+    return found.mean(0) if how == "mean" else found.sum(0)
 
 
 def selected_pages(
@@ -120,52 +344,21 @@ def selected_pages(
     context: int,
     workload_context: int,
     layer: int = 0,
-    kv_head: int = 0,
-) -> set[int]:
-    """The pages that one decode step attends.
+    layers: int = 1,
+    rope: tuple[int, int] | None = None,
+) -> list[set[int]]:
+    """The pages that the first decode step of a sequence attends in one layer, by KV head.
 
     Args:
-        q: float32 ``[head, dim]``; k, v: float32 ``[tokens, dim]``, the step's own token included.
-        context, workload_context: see :func:`vortex.selection.page_budget`.
+        q: float32 ``[kv_head, head, dim]``; k, v: float32 ``[kv_head, tokens, dim]``, the step's
+            own token included.
     """
-    plan, size, tokens = plan_of(candidate.select), candidate.page_size, k.shape[0]
-    total = -(-tokens // size)
-    if plan.everything:
-        return set(range(total))
-    budget = page_budget(plan, page_size=size, context=context, workload_context=workload_context)
-    kept = reserved(tokens, page_size=size, budget=budget)
-    chosen = set(kept)
-    for at, allowed in enumerate(budget.ranked):
-        ranked = _ranked(candidate, plan, at, q, k, v, scale, layer, kv_head)
-        chosen |= choose(ranked, tokens, page_size=size, allowed=allowed, kept=kept)
-    return chosen
-
-
-def _ranked(
-    candidate: Candidate,
-    plan: Plan,
-    at: int,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    scale: float,
-    layer: int,
-    kv_head: int,
-) -> Tensor:
-    ranking, size = plan.rankings[at], candidate.page_size
-    tokens = k.shape[0]
-    if ranking.source == "oracle":
-        return attention_mass(q, k, scale, size)
-    if ranking.source == "random":
-        step = torch.tensor(tokens)
-        return random_scores(layer, kv_head + 1, step, -(-tokens // size))[kv_head]
-    pages = tokens // size
-    if pages == 0:
-        return torch.zeros(0)
-    outputs, select = executable(candidate, fused=False)
-    by_name = scores(candidate, q, summaries(candidate, k, v), pages, scale)
-    name = next(n for n, node in outputs.items() if node == plan_of(select).rankings[at].score)
-    return by_name[name]
+    decoder = Decoder(
+        candidate, scale=scale, context=context, workload_context=workload_context,
+        layers=layers, rope=rope,
+    )  # fmt: skip
+    decoder.anchors = {layer: layer}
+    return decoder.pages(layer, q, k, v)
 
 
 def attend(

@@ -1,147 +1,17 @@
-"""From scores to pages: budgets, reserved pages, exact top-k with a fixed rule for ties."""
+"""From scores to pages: exact top-k, top-p and thresholds, a fixed rule for ties."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from vortex.ir import Candidate, Node
-from vortex.ops import OPS
+from vortex.ir import Node
+from vortex.plan import Plan, Ranking, Scaling, budget_pages, reserved_counts
 
 _HASH_BITS = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Ranking:
-    """One ranked part of a selection.
-
-    Attributes:
-        source: ``top_k``, ``random`` or ``oracle``.
-        score: the node that ``top_k`` ranks.
-        tokens: budget as written, at the workload's context.
-    """
-
-    source: str
-    score: Node | None
-    tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """A selector tree as flat data.
-
-    Attributes:
-        everything: full attention.
-        sink_pages, recent_pages: reserved pages given as counts.
-        sink_tokens, recent_tokens: reserved pages given as budgets (0: none).
-        rankings: the ranked parts, united.
-    """
-
-    everything: bool
-    sink_pages: int
-    recent_pages: int
-    sink_tokens: int
-    recent_tokens: int
-    rankings: tuple[Ranking, ...]
-
-
-def plan_of(select: Node) -> Plan:
-    """Flatten the union tree of a bound selector."""
-    parts, stack = [], [select]
-    while stack:
-        node = stack.pop()
-        if node.op == "union":
-            stack.extend(reversed(node.inputs))
-        else:
-            parts.append(node)
-
-    def most(op: str, attr: str) -> int:
-        return max((_int(n, attr) for n in parts if n.op == op), default=0)
-
-    return Plan(
-        everything=any(n.op == "all" for n in parts),
-        sink_pages=most("sinks", "pages"),
-        recent_pages=most("recent", "pages"),
-        sink_tokens=most("sinks", "tokens"),
-        recent_tokens=most("recent", "tokens"),
-        rankings=tuple(
-            Ranking(n.op, n.inputs[0] if n.inputs else None, _int(n, "tokens"))
-            for n in parts
-            if n.op in ("top_k", "random", "oracle")
-        ),
-    )
-
-
-def _int(node: Node, attr: str) -> int:
-    value = node.attr(attr)
-    assert isinstance(value, int), (node.op, OPS[node.op].params)
-    return value
-
-
-@dataclass(frozen=True, slots=True)
-class PageBudget:
-    """A plan in pages, at one evaluation context.
-
-    Attributes:
-        sinks, recent: reserved first and last pages (the partial page is the first recent one).
-        ranked: pages in total (reserved included) for each ranking of the plan.
-    """
-
-    sinks: int
-    recent: int
-    ranked: tuple[int, ...]
-
-
-def page_budget(plan: Plan, *, page_size: int, context: int, workload_context: int) -> PageBudget:
-    """Budgets in pages: floor(tokens / page_size), scaled when the context is a stand-in's.
-
-    Tokens are stated at ``workload_context``; on a shorter ``context`` they shrink in proportion,
-    never below the reserved pages plus one. A page counts whole, the partial one too.
-    """
-    share = min(1.0, context / workload_context)
-
-    def pages(tokens: int) -> int:
-        return int(tokens * share) // page_size
-
-    counted = plan.sink_pages + plan.recent_pages
-    sinks = max(plan.sink_pages, pages(plan.sink_tokens) - plan.recent_pages)
-    recent = plan.recent_pages
-    if plan.recent_tokens:
-        recent = max(recent, pages(plan.recent_tokens) - sinks, 1)
-    floor = (sinks + max(recent, 1)) + 1 if plan.rankings else counted
-    ranked = tuple(max(pages(r.tokens), floor) for r in plan.rankings)
-    return PageBudget(sinks, recent, ranked)
-
-
-def attended_tokens(candidate: Candidate, context: int, workload_context: int) -> int:
-    """Most tokens that one query head attends per step on a sparse layer, whole pages counted.
-
-    Rankings of a union are taken as disjoint but for the reserved pages: an upper bound.
-    """
-    plan = plan_of(candidate.select)
-    page_size = candidate.page_size
-    if plan.everything:
-        return context
-    budget = page_budget(
-        plan, page_size=page_size, context=context, workload_context=workload_context
-    )
-    reserved = budget.sinks + max(budget.recent, 1)
-    pages = reserved + sum(n - reserved for n in budget.ranked)
-    return min(context, pages * page_size)
-
-
-def dense_layers(candidate: Candidate, layers: int, target_layers: int) -> frozenset[int]:
-    """Layers that run full attention; counts are stated for the target and scale with depth."""
-    share = min(1.0, layers / target_layers)
-
-    def scaled(count: int) -> int:
-        return min(layers, max(1, round(count * share))) if count else 0
-
-    first, last = scaled(candidate.dense_first), scaled(candidate.dense_last)
-    return frozenset([*range(first), *range(layers - last, layers)])
 
 
 def tie_hash(pages: Tensor) -> Tensor:
@@ -154,24 +24,45 @@ def tie_hash(pages: Tensor) -> Tensor:
     return x ^ (x >> 9)
 
 
-def rank_keys(scores: Tensor, excluded: Tensor) -> Tensor:
-    """Distinct int64 keys that order pages: larger score first, ties by ``tie_hash``, NaN last.
+def rank_keys(scores: Tensor, among: Tensor, hashes: Tensor) -> Tensor:
+    """Distinct int64 keys that order pages: larger score first, ties by ``tie_hash``, what is not
+    finite last, and after it what is not ranked.
 
     Args:
         scores: float32 ``[..., page]``.
-        excluded: bool, broadcastable: pages that are not ranked; they come after NaN.
+        among: bool, broadcastable: the pages that are ranked.
+        hashes: ``tie_hash`` of the pages.
     """
     clean = (scores + 0.0).to(torch.float32).contiguous()  # -0.0 becomes 0.0
     bits = clean.view(torch.int32).to(torch.int64)
     ordered = torch.where(bits >= 0, bits, -(bits & 0x7FFFFFFF) - 1)
     worst = -(1 << 32)
-    ordered = torch.where(torch.isnan(clean), worst, ordered)
-    ordered = torch.where(excluded, worst - 1, ordered)
-    pages = torch.arange(scores.shape[-1], device=scores.device)
-    return (ordered << _HASH_BITS) | tie_hash(pages)
+    ordered = torch.where(torch.isfinite(clean), ordered, worst)
+    ordered = torch.where(among, ordered, worst - 1)
+    return (ordered << _HASH_BITS) | hashes
 
 
-def reserved_pages(tokens: Tensor, pages: int, *, page_size: int, budget: PageBudget) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What a selection needs to know of the steps, apart from scores: the same for every layer
+    unless budgets differ between layers.
+
+    Attributes:
+        kept: bool ``[..., pages]``: reserved pages.
+        free: bool like ``kept``: complete pages that are not reserved.
+        wanted: for each ranking by node key, int64 ``[...]``: pages that it may add.
+        hashes: ``tie_hash`` of the pages.
+    """
+
+    kept: Tensor
+    free: Tensor
+    wanted: Mapping[str, Tensor]
+    hashes: Tensor
+
+
+def reserved_pages(
+    tokens: Tensor, pages: int, *, page_size: int, sinks: int, recent: int
+) -> Tensor:
     """Which pages are reserved at each step: bool ``[..., pages]``.
 
     Args:
@@ -180,44 +71,110 @@ def reserved_pages(tokens: Tensor, pages: int, *, page_size: int, budget: PageBu
     index = torch.arange(pages, device=tokens.device)
     total = (tokens + page_size - 1) // page_size
     partial = (tokens % page_size != 0).to(torch.int64)
-    recent = torch.clamp(partial, min=budget.recent)
-    last = (index >= (total - recent)[..., None]) & (index < total[..., None])
-    return ((index < budget.sinks) & (index < total[..., None])) | last
+    last = torch.clamp(partial, min=recent)
+    newest = (index >= (total - last)[..., None]) & (index < total[..., None])
+    return ((index < sinks) & (index < total[..., None])) | newest
 
 
-def select_pages(
-    scores: Mapping[int, Tensor],
-    tokens: Tensor,
-    *,
-    plan: Plan,
-    budget: PageBudget,
-    page_size: int,
-    pages: int,
-) -> Tensor:
-    """The pages that each row attends: bool ``[..., pages]``.
+def frame_of(plan: Plan, tokens: Tensor, pages: int, scaling: Scaling, depth: float) -> Frame:
+    """The frame of a batch of steps.
 
     Args:
-        scores: for each ranking by position in the plan, float32 ``[..., pages]``.
-        tokens: int64, broadcastable to the rows ``[...]``: tokens in the cache at that step.
+        tokens: int64 ``[...]``: tokens in the cache at each step.
+        pages: pages in the arrays.
     """
+    size = scaling.page_size
+    sinks, recent = reserved_counts(plan, scaling)
     index = torch.arange(pages, device=tokens.device)
-    total = ((tokens + page_size - 1) // page_size)[..., None]
     if plan.everything:
-        return index < total
-    keep = reserved_pages(tokens, pages, page_size=page_size, budget=budget)
-    complete = index < (tokens // page_size)[..., None]
-    reserved = keep.sum(-1)
-    excluded = keep | ~complete
-    for at, allowed in enumerate(budget.ranked):
-        keys = rank_keys(scores[at], excluded)
-        width = min(allowed, pages)
-        best = torch.topk(keys, width, dim=-1, sorted=True).indices
-        wanted = torch.minimum(allowed - reserved, (~excluded).sum(-1)).clamp(min=0)
-        chosen = torch.arange(width, device=keys.device) < wanted[..., None]
-        keep = keep | torch.zeros_like(keys, dtype=torch.bool).scatter(
-            -1, best, chosen.expand(best.shape)
-        )
-    return keep
+        kept = index < ((tokens + size - 1) // size)[..., None]
+    else:
+        kept = reserved_pages(tokens, pages, page_size=size, sinks=sinks, recent=recent)
+    free = ~kept & (index < (tokens // size)[..., None])
+    wanted = {}
+    for key, ranking in plan.rankings.items():
+        allowed = budget_pages(ranking, tokens, plan=plan, scaling=scaling, depth=depth)
+        wanted[key] = torch.minimum(allowed - kept.sum(-1), free.sum(-1)).clamp(min=0)
+    return Frame(kept, free, wanted, tie_hash(index))
+
+
+@dataclass
+class Selection:
+    """Chooses pages by a plan; remembers the last frame, which successive layers share.
+
+    Attributes:
+        layers: of the model, for budgets that depend on depth.
+    """
+
+    plan: Plan
+    scaling: Scaling
+    _last: tuple[object, Tensor, Frame] | None = field(default=None, repr=False)
+
+    def frame(self, tokens: Tensor, pages: int, depth: float) -> Frame:
+        """See :func:`frame_of`."""
+        key = (tuple(tokens.shape), pages, depth if self.plan.by_depth else 0.0)
+        if self._last is not None and self._last[0] == key and torch.equal(self._last[1], tokens):
+            return self._last[2]
+        frame = frame_of(self.plan, tokens, pages, self.scaling, depth)
+        self._last = (key, tokens.clone(), frame)
+        return frame
+
+    def pick(self, scores: Mapping[str, Tensor], frame: Frame) -> Tensor | None:
+        """Pages that the rankings keep beside the reserved ones: bool ``[..., pages]``; None when
+        nothing is ranked.
+
+        Args:
+            scores: for each ranking by node key, float32 ``[..., pages]``.
+        """
+        return self._of(self.plan.tree, scores, frame, frame.free)
+
+    def _of(
+        self, node: Node, scores: Mapping[str, Tensor], frame: Frame, among: Tensor
+    ) -> Tensor | None:
+        if node.key in self.plan.rankings:
+            ranking = self.plan.rankings[node.key]
+            return best(ranking, scores[node.key], frame, among, frame.wanted[node.key])
+        if node.op == "refine":
+            coarse = self._of(node.inputs[0], scores, frame, among)
+            return None if coarse is None else self._of(node.inputs[1], scores, frame, coarse)
+        if node.op == "union":
+            found = [self._of(n, scores, frame, among) for n in node.inputs]
+            kept = [f for f in found if f is not None]
+            return kept[0] | kept[1] if len(kept) == 2 else kept[0] if kept else None
+        return None
+
+
+def best(ranking: Ranking, scores: Tensor, frame: Frame, among: Tensor, wanted: Tensor) -> Tensor:
+    """The pages that one ranking keeps among those given: bool ``[..., pages]``."""
+    keys = rank_keys(scores, among, frame.hashes)
+    width = min(int(wanted.max()), scores.shape[-1])
+    none = torch.zeros_like(keys, dtype=torch.bool)
+    if not width:
+        return none
+    order = torch.topk(keys, width, dim=-1, sorted=True).indices
+    place = torch.arange(width, device=keys.device)
+    chosen = place < torch.minimum(wanted, among.sum(-1))[..., None]
+    if ranking.source == "threshold":
+        chosen = chosen & (scores >= ranking.amount).expand(keys.shape).gather(-1, order)
+    elif ranking.source == "top_p":
+        chosen = chosen & (place < enough(scores, among, order, ranking.amount)[..., None])
+    return none.scatter(-1, order, chosen.expand(order.shape))
+
+
+def enough(scores: Tensor, among: Tensor, order: Tensor, mass: float) -> Tensor:
+    """How many of the best pages hold a share of the score's sum: int64 ``[...]``, at least 1.
+
+    Sums are float64 in the order of the ranking, so that every executor cuts alike.
+    """
+    positive = torch.where(torch.isfinite(scores) & among, scores, 0.0).clamp(min=0).double()
+    total = positive.expand(*order.shape[:-1], positive.shape[-1]).sum(-1, keepdim=True)
+    running = positive.expand(*order.shape[:-1], positive.shape[-1]).gather(-1, order).cumsum(-1)
+    return (running < mass * total).sum(-1) + 1
+
+
+def not_finite(scores: Mapping[str, Tensor], frame: Frame) -> int:
+    """Scores of ranked pages that are NaN or infinite."""
+    return sum(int((~torch.isfinite(s) & frame.free).sum()) for s in scores.values())
 
 
 def random_scores(layer: int, kv_heads: int, tokens: Tensor, pages: int) -> Tensor:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from vortex.errors import Span
-from vortex.ir import Attr, KnobRef, Node
+from vortex.ir import Attr, KnobRef, MatrixRef, Node
 from vortex.ops import OPS
 
 
@@ -22,14 +22,15 @@ POISON = Poison()
 
 @dataclass(frozen=True, slots=True)
 class PageFields:
-    """The ``page`` argument of score(): its attributes are fields, some complained about."""
+    """The ``page`` argument: its attributes are fields, some complained about, and states."""
 
     fields: Mapping[str, Node | Poison]
+    states: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """Named outputs: ``vx.Summary(...)`` or ``vx.Scores(...)``."""
+    """Named outputs: ``vx.Summary(...)``, ``vx.Scores(...)``, ``vx.State(...)``."""
 
     kind: str
     values: Mapping[str, Value]
@@ -37,7 +38,7 @@ class Outputs:
     span: Span | None = None
 
 
-Value = Node | KnobRef | int | float | str | bool | Poison | PageFields | Outputs
+Value = Node | KnobRef | MatrixRef | int | float | str | bool | Poison | PageFields | Outputs
 
 
 class Refused(Exception):
@@ -85,6 +86,8 @@ def kind_of(value: Value) -> str:
             return f"a {value.kind}"
         case KnobRef():
             return f"knob '{value.knob}'"
+        case MatrixRef():
+            return "a matrix"
         case str() | bool():
             return repr(value)
         case _:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from vortex.errors import VortexError
 from vortex.ir import Candidate, KnobRef, Node, Program, walk
@@ -25,6 +25,7 @@ def verify_program(program: Program) -> None:
         BrokenRule: a pass or the front end built a graph that it must not build.
     """
     _graphs(program.fields.values(), program.scores.values(), program.select)
+    _updates(program.states, program.updates)
     for node in walk(program.roots()):
         for _, value in node.attrs:
             if isinstance(value, KnobRef) and value.knob not in program.knobs:
@@ -38,7 +39,11 @@ def verify_candidate(candidate: Candidate) -> None:
         BrokenRule: see ``verify_program``.
     """
     _graphs(candidate.fields.values(), candidate.scores.values(), candidate.select)
-    roots = (*candidate.fields.values(), *candidate.scores.values(), candidate.select)
+    _updates(candidate.states, candidate.updates)
+    roots = (
+        *candidate.fields.values(), *candidate.scores.values(), *candidate.updates.values(),
+        candidate.select,
+    )  # fmt: skip
     for node in walk(roots):
         if node.op == "knob" or any(isinstance(v, KnobRef) for _, v in node.attrs):
             raise BrokenRule(f"{node.op} still refers to a knob after binding")
@@ -54,19 +59,29 @@ def _graphs(fields: Iterable[Node], scores: Iterable[Node], select: Node) -> Non
         if score.names != ("page",):
             raise BrokenRule(f"a score has axes {score.names}")
     for node in walk(scores):
-        if node.op in ("k", "v") or OPS[node.op].kind == "selector":
+        if node.op in ("k", "v", "mass", "context") or OPS[node.op].kind == "selector":
             raise BrokenRule(f"score() reads {node.op}")
         _axes(node)
     if OPS[select.op].kind != "selector":
         raise BrokenRule(f"select() returns {select.op}")
     for node in walk([select]):
-        if OPS[node.op].kind == "selector":
-            _axes(node)
+        _axes(node)
+
+
+def _updates(states: Mapping[str, object], updates: Mapping[str, Node]) -> None:
+    if states.keys() != updates.keys():
+        raise BrokenRule("every state needs one update")
+    for node in walk(updates.values()):
+        if node.op in ("k", "v", "q", "context") or OPS[node.op].kind == "selector":
+            raise BrokenRule(f"update() reads {node.op}")
+        _axes(node)
+    if any(set(n.names) - {"page"} for n in updates.values()):
+        raise BrokenRule("a state is one number per page")
 
 
 def _axes(node: Node) -> None:
     entry = OPS[node.op]
-    if len(node.inputs) != entry.arity:
-        raise BrokenRule(f"{node.op} has {len(node.inputs)} inputs, not {entry.arity}")
+    if not entry.takes(len(node.inputs)):
+        raise BrokenRule(f"{node.op} has {len(node.inputs)} inputs")
     if node.op != "field" and entry.axes(node.inputs, dict(node.attrs)) != node.axes:
         raise BrokenRule(f"{node.op} carries axes {node.names} that its rule does not give")

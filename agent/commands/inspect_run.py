@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -186,10 +187,11 @@ def export_command(
     bound = compile_text(row.program, row.knobs, reserved=row.control)
     canonical = {
         "format": 1, "name": row.name, "knobs": dict(bound.knobs), "page_size": bound.page_size,
-        "dtype": bound.dtype, "dense_layers": [bound.dense_first, bound.dense_last],
+        "dtype": bound.dtype, "policies": dataclasses.asdict(bound.policies),
         "structure_hash": bound.structure_hash, "candidate_hash": bound.candidate_hash,
         "summarize": graph_text(bound.fields), "score": graph_text(bound.scores),
-        "select": graph_text({"select": bound.select}),
+        "select": graph_text({"select": bound.select}), "states": dict(bound.states),
+        "update": graph_text(bound.updates),
     }  # fmt: skip
     export(row, board, canonical, out, force=force)
     click.echo(f"candidate {row.id} {printable(row.name)} is in {out}", err=True)

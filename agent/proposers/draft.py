@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vortex.compile import bind, parse
-from vortex.ir import Attr, KnobRef, Node, Program, walk
+from vortex.ir import Attr, KnobRef, Node, Policies, Program, walk
 from vortex.knobs import Knob, KnobValue, Real
 from vortex.ops import make, make_field
 from vortex.passes import bind_knobs, rewrite
+from vortex.plan import RANKED
 from vortex.printer import print_program
 
 MAX_NODES, MAX_KNOBS = 60, 8
+BUDGET = make("knob", value=KnobRef("budget"))
 
 
 class NoChange(Exception):
@@ -83,8 +85,8 @@ def draft_of(text: str, values: Mapping[str, KnobValue]) -> Draft:
         NoChange: the parent has no single ranked score to work on.
     """
     program = parse(text)
-    parts = [n for n in walk([program.select]) if n.op == "top_k"]
-    if len(parts) != 1:
+    parts = [n for n in walk([program.select]) if n.op in RANKED or n.op == "refine"]
+    if len(parts) != 1 or parts[0].op != "top_k":
         raise NoChange
 
     def count(op: str, default: int) -> int:
@@ -92,7 +94,8 @@ def draft_of(text: str, values: Mapping[str, KnobValue]) -> Draft:
         return next((c for c in found if isinstance(c, int)), default)
 
     knobs = dict(program.knobs)
-    if parts[0].attr("tokens") != KnobRef("budget"):
+    plain = replace(program.policies, dense_first=0, dense_last=0) == Policies()
+    if parts[0].inputs[1] != BUDGET or program.states or not plain:
         raise NoChange
     return Draft(
         fields=dict(program.fields),
@@ -102,7 +105,7 @@ def draft_of(text: str, values: Mapping[str, KnobValue]) -> Draft:
         dtype=program.dtype,
         sinks=count("sinks", 0),
         recent=count("recent", 0),
-        dense=(program.dense_first, program.dense_last),
+        dense=(program.policies.dense_first, program.policies.dense_last),
     )
 
 
@@ -155,7 +158,7 @@ def finished(draft: Draft, name: str, doc: str) -> tuple[str, dict[str, KnobValu
     """
     used = {str(n.attr("name")) for n in walk([draft.score]) if n.op == "field"}
     fields = {n: v for n, v in draft.fields.items() if n in used}
-    select = make("top_k", draft.score, tokens=KnobRef("budget"))
+    select = make("top_k", draft.score, BUDGET)
     for op, pages in (("sinks", draft.sinks), ("recent", draft.recent)):
         if pages:
             part = make(op, pages=pages, tokens=0)
@@ -172,8 +175,7 @@ def finished(draft: Draft, name: str, doc: str) -> tuple[str, dict[str, KnobValu
         raise NoChange
     program = Program(
         name=name, doc=doc, knobs=knobs, fields=fields, dtype=draft.dtype,
-        scores={"score": draft.score}, select=select, dense_first=draft.dense[0],
-        dense_last=draft.dense[1],
+        scores={"score": draft.score}, select=select, policies=Policies(*draft.dense),
     )  # fmt: skip
     text = print_program(program)
     values = {n: draft.values.get(n, k.default) for n, k in knobs.items()}

@@ -17,8 +17,8 @@ from evals.scoring import batches, score
 from evals.texts import SOURCES, window
 from search_spaces.block_topk import seeds
 from vortex import compile_text
-from vortex.cpu import SuffixAttend
 from vortex.errors import VortexError
+from vortex.suffix import SuffixAttend
 
 TEXTS = [
     "Hello, world! It's 12345 o'clock.\n\n  Tabs\tand  spaces ",

@@ -55,12 +55,16 @@ def test_names_ignore_case() -> None:
 
 
 def test_mla_routes_on_the_latent_for_all_heads() -> None:
-    assert geometry("glm-4.7-flash").sizes() == {"dim": 576, "vdim": 512, "head": 20}
+    assert geometry("glm-4.7-flash").sizes() == {
+        "dim": 576, "vdim": 512, "head": 20, "rope": 64, "nope": 512,
+    }  # fmt: skip
     assert geometry("glm-4.7-flash").kv_heads == 1
 
 
 def test_gqa_routes_per_kv_head() -> None:
-    assert geometry("qwen3-4b").sizes() == {"dim": 128, "vdim": 128, "head": 4}
+    assert geometry("qwen3-4b").sizes() == {
+        "dim": 128, "vdim": 128, "head": 4, "rope": 128, "nope": 0,
+    }  # fmt: skip
 
 
 def test_a_batch_reads_more_experts_up_to_all() -> None:

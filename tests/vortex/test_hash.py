@@ -18,7 +18,6 @@ SAME = {
     "renamed locals": QUEST.replace("bound", "limit"),
     "commuted": QUEST.replace("q * page.lo, q * page.hi", "page.hi * q, page.lo * q"),
     "scaled by two": QUEST.replace('bound.max("head")', 'bound.max("head") * 2'),
-    "dead field": QUEST.replace("lo=k", 'unused=v.mean("token"), lo=k'),
     "union the other way": QUEST.replace("sinks(1) | vx.recent(2)", "recent(2) | vx.sinks(1)"),
     "plus zero": QUEST.replace('bound.max("head")', 'bound.max("head") + 0'),
 }  # fmt: skip

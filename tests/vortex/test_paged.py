@@ -8,7 +8,7 @@ import torch
 from search_spaces.block_topk import SeedFile, controls, seeds
 from vortex import compile_text
 from vortex.paged import ContiguousDecode, PagedDecode, PagedPool
-from vortex.reference import attend, selected_pages
+from vortex.reference import Decoder, attend
 
 PROGRAMS = [p for p in [*seeds(), *controls()] if p.name != "oracle"]
 TWO_RANKINGS = """
@@ -27,8 +27,34 @@ class Two(vx.Algorithm):
 """
 
 
+REUSE = TWO_RANKINGS.replace(
+    "    page_size = 16", "    page_size = 16\n    reuse = vx.reuse(layers=2, steps=3)"
+)
+SHARED = TWO_RANKINGS.replace(
+    "    page_size = 16", '    page_size = 16\n    per_head = vx.shared("max")'
+)
+STATE = """
+import vortex as vx
+class Heat(vx.Algorithm):
+    page_size = 16
+    budget = vx.integer(512, 8192, default=4096)
+    heat = vx.state(init=1.0)
+    def summarize(self, k, v):
+        return vx.Summary(mean=k.mean("token"))
+    def score(self, q, page):
+        return vx.dot(q, page.mean, "dim").max("head") + 4 * page.heat
+    def update(self, page, mass):
+        return vx.State(heat=0.5 * page.heat + mass)
+    def select(self, score):
+        return vx.top_k(score, tokens=self.budget) | vx.recent(1)
+"""
+MADE = {"two": TWO_RANKINGS, "reuse": REUSE, "shared": SHARED, "state": STATE}
+
+
 @pytest.mark.parametrize(
-    "program", [*PROGRAMS, SeedFile("two", TWO_RANKINGS, control=False)], ids=lambda p: p.name
+    "program",
+    [*PROGRAMS, *(SeedFile(name, text, control=False) for name, text in MADE.items())],
+    ids=lambda p: p.name,
 )
 @pytest.mark.parametrize("context", [3, 64, 170])
 def test_decode_agrees_with_the_reference(program: SeedFile, context: int) -> None:
@@ -45,6 +71,10 @@ def test_decode_agrees_with_the_reference(program: SeedFile, context: int) -> No
     decode = PagedDecode(candidate, pool, scale=0.3, context=context, workload_context=1024)
     decode.summarise()
     history = kv.float()
+    decoders = [
+        Decoder(candidate, scale=0.3, context=context, workload_context=1024, layers=layers)
+        for _ in range(rows)
+    ]
     for _ in range(steps):
         new = torch.randn(layers, 2, rows, 1, kv_heads, dim, generator=g).to(torch.bfloat16).float()
         q = torch.randn(layers, rows, 1, kv_heads * group, dim, generator=g)
@@ -52,17 +82,19 @@ def test_decode_agrees_with_the_reference(program: SeedFile, context: int) -> No
         for layer in range(layers):
             out = decode(layer, q[layer], new[layer, 0], new[layer, 1])
             for row in range(rows):
-                for head in range(kv_heads):
-                    k, v = history[row, layer, :, head]
-                    heads = q[layer, row, 0, head * group : (head + 1) * group]
-                    pages = selected_pages(
-                        candidate, heads, k, v, scale=0.3, context=context, workload_context=1024,
-                        layer=layer, kv_head=head,
+                k, v = history[row, layer]
+                heads = q[layer, row, 0].view(kv_heads, group, dim)
+                chosen = decoders[row].pages(layer, heads, k, v)
+                for head, pages in enumerate(chosen):
+                    want = attend(
+                        heads[head], k[head], v[head], pages, page_size=candidate.page_size,
+                        scale=0.3,
                     )  # fmt: skip
-                    want = attend(heads, k, v, pages, page_size=candidate.page_size, scale=0.3)
                     got = out[row, 0, head * group : (head + 1) * group]
                     torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-4)
         decode.advance()
+        for decoder in decoders:
+            decoder.advance()
 
 
 def test_contiguous_decode_is_full_attention() -> None:

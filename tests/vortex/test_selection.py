@@ -8,16 +8,19 @@ from hypothesis import strategies as st
 
 from search_spaces.block_topk import seeds
 from vortex import compile_text
-from vortex.reference import choose, reserved
-from vortex.selection import (
-    attended_tokens,
-    dense_layers,
-    page_budget,
-    plan_of,
-    select_pages,
-    tie_hash,
-)
+from vortex.plan import Scaling, attended_tokens, dense_layers, plan_of, reserved_counts
+from vortex.reference import picked_pages, reserved
+from vortex.selection import Selection, frame_of, tie_hash
 
+TOP_K = "vx.top_k(score, tokens=self.budget)"
+SELECTORS = {
+    "top_k": TOP_K,
+    "top_p": "vx.top_p(score, mass=0.6, max_tokens=self.budget)",
+    "threshold": "vx.threshold(score, above=0.5, max_tokens=self.budget)",
+    "refine": "vx.refine(vx.top_k(score, tokens=2 * self.budget), vx.threshold(score, above=0.5,"
+    " max_tokens=self.budget))",
+    "expression": "vx.top_k(score, tokens=vx.minimum(0.1 * vx.context, self.budget) * vx.depth)",
+}
 CENTROID = next(s.text for s in seeds() if s.name == "block_centroid")
 
 
@@ -29,15 +32,21 @@ def test_selection_is_the_sort_that_the_reference_defines(data: st.DataObject) -
     pages = -(-tokens // size)
     values = st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.5, float("nan"), float("inf"), -float("inf")])
     scores = torch.tensor(data.draw(st.lists(values, min_size=pages, max_size=pages)))
-    plan = plan_of(compile_text(CENTROID).select)
+    kind = data.draw(st.sampled_from(list(SELECTORS)))
+    plan = plan_of(compile_text(CENTROID.replace(TOP_K, SELECTORS[kind])).select)
     context = data.draw(st.sampled_from([256, 512, 2048]))
-    budget = page_budget(plan, page_size=size, context=context, workload_context=32768)
-    keep = select_pages(
-        {0: scores}, torch.tensor(tokens), plan=plan, budget=budget, page_size=size, pages=pages
-    )
-    kept = reserved(tokens, page_size=size, budget=budget)
-    want = kept | choose(scores, tokens, page_size=size, allowed=budget.ranked[0], kept=kept)
-    assert set(keep.nonzero()[:, 0].tolist()) == want
+    scaling = Scaling.of(size, context, 32768)
+    count = torch.tensor([tokens])
+    frame = frame_of(plan, count, pages, scaling, 0.5)
+    by_key = {key: scores[None] for key in plan.rankings}
+    picked = Selection(plan, scaling).pick(by_key, frame)
+    assert picked is not None
+    sinks, recent = reserved_counts(plan, scaling)
+    kept = reserved(tokens, page_size=size, sinks=sinks, recent=recent)
+    assert set(frame.kept[0].nonzero()[:, 0].tolist()) == kept
+    ranked = {key: scores for key in plan.rankings}
+    want = picked_pages(plan, ranked, tokens, kept, scaling, 0.5)
+    assert set(picked[0].nonzero()[:, 0].tolist()) == want
 
 
 def test_ties_are_broken_by_a_bijection() -> None:
@@ -48,11 +57,10 @@ def test_ties_are_broken_by_a_bijection() -> None:
 def test_a_budget_at_the_context_is_full_attention() -> None:
     candidate = compile_text(CENTROID, {"budget": 16384})
     plan = plan_of(candidate.select)
-    budget = page_budget(plan, page_size=16, context=16384, workload_context=16384)
-    tokens, pages = torch.tensor(16384), 1024
-    scores = {0: torch.randn(pages)}
-    keep = select_pages(scores, tokens, plan=plan, budget=budget, page_size=16, pages=pages)
-    assert bool(keep.all())
+    scaling = Scaling.of(16, 16384, 16384)
+    frame = frame_of(plan, torch.tensor([16384]), 1024, scaling, 0.0)
+    picked = Selection(plan, scaling).pick({k: torch.randn(1, 1024) for k in plan.rankings}, frame)
+    assert picked is not None and bool((frame.kept | picked).all())
 
 
 def test_budgets_scale_with_the_context_but_keep_one_ranked_page() -> None:
