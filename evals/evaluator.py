@@ -7,6 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ from vortex.plan import dense_layers
 from vortex.suffix import SuffixAttend
 from vortex.verify import verify_candidate, verify_program
 
-EVALUATOR_VERSION = "1"
+EVALUATOR_VERSION = "2"
 _KEPT_CONTEXTS = 4
 
 
@@ -89,7 +90,8 @@ class Evaluator:
         try:
             program = parse(str(request["text"]), reserved=bool(request.get("control")))
             verify_program(program)
-            candidate = bind(program, request.get("knobs") or {})
+            files = Path(str(request["files"])) if request.get("files") else None
+            candidate = bind(program, request.get("knobs") or {}, files=files)
             verify_candidate(candidate)
             price(candidate, self.geometry, self.workload, self.device)
         except ProgramError as error:

@@ -59,7 +59,7 @@ class Extent(NamedTuple):
         """The number, given sizes of the bases and values of the knobs.
 
         Raises:
-            VortexError: E203, if a split does not divide its axis; E204, if the axis is an empty
+            VortexError: E203, if a split does not divide its axis; E207, if the axis is an empty
                 part of this geometry's keys.
         """
         values = [int(knobs[p.knob]) if isinstance(p, KnobRef) else p for p in self.parts]
@@ -72,7 +72,7 @@ class Extent(NamedTuple):
         if not size:
             raise VortexError(
                 f"this model's keys have no '{self.base}' part",
-                code="E204",
+                code="E207",
                 hint="use the whole key, or search for an MLA model",
             )
         for value in values:

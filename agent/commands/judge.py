@@ -21,6 +21,7 @@ from vortex.errors import ExitCode, ProgramError, VortexError
 from vortex.frontend import parse
 from vortex.geometry import Workload, geometry
 from vortex.guards import MAX_BYTES
+from vortex.importer import import_vflow
 
 
 def read_program(path: Path) -> str:
@@ -83,7 +84,7 @@ def check(
         ]
         click.echo(json.dumps({"ok": False, "errors": listed}, indent=2))
         raise click.exceptions.Exit(ExitCode.USAGE) from None
-    candidate = bind(program, {**defaults(program), **parse_knobs(knobs)})
+    candidate = bind(program, {**defaults(program), **parse_knobs(knobs)}, files=file.parent)
     shapes = geometry(model)
     cost = price(candidate, shapes, Workload(batch=batch, context=context), device_named(device))
     facts: dict[str, Any] = {
@@ -139,7 +140,8 @@ def evaluate(
     """Run one program through the ladder; keeps no record."""
     config = RunConfig(model=model, accuracy_model=accuracy_model_for(model), rungs=(contexts,))
     text = read_program(file)
-    base = {"text": text, "knobs": parse_knobs(knobs), "contexts": list(range(contexts))}
+    base = {"text": text, "knobs": parse_knobs(knobs), "contexts": list(range(contexts)),
+            "files": str(file.parent.resolve())}  # fmt: skip
     requests: list[tuple[dict[str, Any], float]] = [
         ({**base, "kind": "screen", "contexts": [0, 1][:contexts]}, 120.0),
         ({**base, "kind": "accuracy"}, config.timeout * contexts),
@@ -153,7 +155,7 @@ def evaluate(
     note = standin_note(model, config.accuracy_model)
     if note:
         click.echo(f"note: {note}", err=True)
-    answers = _in_worker(config, contexts, requests)
+    answers = _in_worker(config, contexts, requests, file.parent.resolve())
     stages = [s for a in answers for s in a["evaluation"]["stages"]]
     if as_json:
         click.echo(json.dumps(stages, indent=2))
@@ -164,13 +166,13 @@ def evaluate(
 
 
 def _in_worker(
-    config: RunConfig, contexts: int, requests: list[tuple[dict[str, Any], float]]
+    config: RunConfig, contexts: int, requests: list[tuple[dict[str, Any], float]], files: Path
 ) -> list[Any]:
     cache = (cache_dir(),)
     cache[0].mkdir(parents=True, exist_ok=True)
     settings = worker_config(config)
     maker = Crew(HANDLER, settings, size=1, readable=cache, writable=cache)
-    crew = Crew(HANDLER, settings, size=1, readable=cache)
+    crew = Crew(HANDLER, settings, size=1, readable=(*cache, files))
     try:
         prefills = [({"kind": "prefill", "index": i}, 600.0) for i in range(contexts)]
         maker.submit(prefills).result()
@@ -201,4 +203,31 @@ def _stage_lines(stage: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-COMMANDS = (check, evaluate)
+@click.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--config", type=click.Path(path_type=Path), help="Its JSON configuration.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="[default: standard output]")
+def import_program(file: Path, config: Path | None, out: Path | None) -> None:
+    """Translate a vFlow submission of the reference system, without running it."""
+    settings: Any = {}
+    if config is not None:
+        try:
+            settings = json.loads(read_program(config))
+        except ValueError as error:
+            raise VortexError(f"{config} is not JSON: {error}", code="E308") from None
+    if not isinstance(settings, dict):
+        raise VortexError(f"{config} holds no JSON object", code="E308")
+    text = import_vflow(read_program(file), filename=str(file), config=settings)
+    if out is None:
+        click.echo(text, nl=False)
+        return
+    try:
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise VortexError(
+            f"cannot write {out}: {error.strerror or error}", code="E604",
+            hint="free some space, or name another file", exit_code=ExitCode.ENVIRONMENT,
+        ) from None  # fmt: skip
+
+
+COMMANDS = (check, evaluate, import_program)

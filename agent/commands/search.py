@@ -38,7 +38,7 @@ from vortex.geometry import geometry
 @click.option("--contexts", type=int, help="Evaluation contexts of the last rung.  [default: 24]")
 @click.option("--seed", type=int, help="[default: 0]")
 @click.option("--workers", type=int, help="[default: 2]")
-@click.option("--seeds", "seeds_dir", help="Folder of seed programs instead of the known ones.")
+@click.option("--seeds", "seeds_dir", help="Folder of seed programs, or 'library'.")
 @click.option("--sweep", help="Budgets at which the seeds are judged too, as 1024,2048.")
 @click.option("--throughput/--no-throughput", default=None, help="Measure decode on this CPU.")
 @click.option("--runs-dir", type=click.Path(path_type=Path), default=Path("vortex-runs"))

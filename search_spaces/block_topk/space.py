@@ -32,12 +32,21 @@ def controls() -> tuple[SeedFile, ...]:
     return _read(_HERE / "controls", control=True)
 
 
+def library() -> tuple[SeedFile, ...]:
+    """Published algorithms, the seeds among them."""
+    more = _read(_HERE / "library", control=False)
+    return tuple(sorted((*_read(_HERE / "seeds", control=False), *more), key=lambda s: s.name))
+
+
 def seeds(folder: Path | None = None) -> tuple[SeedFile, ...]:
-    """The known algorithms, or the programs of a folder of the user's.
+    """The known algorithms, the whole library where the folder is called ``library``, or the
+    programs of a folder of the user's.
 
     Raises:
         VortexError: E301, the folder holds no program.
     """
+    if folder == Path("library") and not folder.is_dir():
+        return library()
     found = _read(folder or _HERE / "seeds", control=False)
     if not found:
         raise VortexError(

@@ -16,7 +16,7 @@ from vortex import compile_text, parse
 from vortex.ir import Candidate, KnobRef, walk
 from vortex.passes import structure_hash
 from vortex.printer import print_program
-from vortex.reference import scores, summaries
+from vortex.reference import Place, scores, summaries
 
 PAGES, DIM, HEADS = 3, 8, 3
 
@@ -49,7 +49,7 @@ def check(proposal: Proposal, candidate: Candidate, generator: torch.Generator) 
     graphs = [*program.fields.values(), *program.scores.values()]
     assert sum(1 for _ in walk(graphs)) <= MAX_NODES, proposal.text
     ranked = [n for n in walk([program.select]) if n.op == "top_k"]
-    assert [n.attr("tokens") for n in ranked] == [KnobRef("budget")]
+    assert [n.inputs[1].attr("value") for n in ranked] == [KnobRef("budget")]
     assert len(getattr(program.knobs["page_size"], "options", ())) > 1
     again = parse(print_program(program))
     assert structure_hash(again) == candidate.structure_hash, proposal.text
@@ -59,7 +59,8 @@ def check(proposal: Proposal, candidate: Candidate, generator: torch.Generator) 
             for _ in range(2)
         )
         q = torch.randn(HEADS, DIM, generator=generator) * max(scale, 1.0)
-        found = scores(candidate, q, summaries(candidate, k, v), PAGES, DIM**-0.5)
+        found = scores(candidate, q, summaries(candidate, k, v), PAGES, DIM**-0.5,
+                       place=Place(), states={})  # fmt: skip
         assert all(bool(torch.isfinite(s).all()) for s in found.values()), proposal.text
 
 

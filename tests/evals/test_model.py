@@ -153,7 +153,7 @@ def test_a_batch_of_suffixes_equals_token_by_token_decoding(model: Transformer, 
     kv = found.kv
     for step in range(20):
         recorder = Appending(SuffixAttend(candidate, kv, scale=scale, workload_context=4096), kv)
-        recorder.inner.router.budget = attend.router.budget
+        recorder.inner.router.selection.scaling = attend.router.selection.scaling
         token = batch.tokens[row : row + 1, step : step + 1]
         alone = model.forward(token, positions[row : row + 1, step : step + 1], recorder)
         kv = recorder.grown()

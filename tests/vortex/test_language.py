@@ -157,7 +157,7 @@ def test_an_empty_part_of_the_key_is_refused_by_the_model() -> None:
     candidate = compile_text(program_of("part").replace("q.rope", "q.nope"))
     with pytest.raises(VortexError) as caught:
         price(candidate, geometry("qwen3-4b"), Workload(1, 4096), device("h200"))
-    assert caught.value.code == "E204"
+    assert caught.value.code == "E207"
     price(candidate, geometry("glm-4.7-flash"), Workload(1, 4096), device("h200"))
 
 

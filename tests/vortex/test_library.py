@@ -15,7 +15,7 @@ from vortex import compile_text
 from vortex.reference import Decoder
 
 Array = npt.NDArray[np.float64]
-LIBRARY = Path(search_spaces.__file__).parent / "library"
+LIBRARY = Path(search_spaces.__file__).parent / "block_topk" / "library"
 SIZE, PAGES, HEADS, GROUP, DIM, BUDGET = 16, 80, 2, 3, 64, 640
 SCALE = DIM**-0.5
 TOKENS = SIZE * PAGES + 5
