@@ -18,7 +18,7 @@ class SuffixKV:
     """Keys and values that a batch of teacher-forced suffixes sees in one layer.
 
     Attributes:
-        k, v: float32 ``[kv_head, context, dim]``, shared by all rows.
+        k, v: float32 ``[kv_head, context, dim]`` (``vdim`` of the value), shared by all rows.
         k_new, v_new: float32 ``[kv_head, row, step, dim]``: each row's own suffix.
     """
 
@@ -31,12 +31,12 @@ class SuffixKV:
 def suffix_fields(router: Router, kv: SuffixKV) -> dict[str, Named]:
     """Fields of all complete pages of every row; the shared context is summarised once."""
     size = router.candidate.page_size
-    kv_heads, rows, steps, dim = kv.k_new.shape
+    kv_heads, rows, steps, _ = kv.k_new.shape
     context = kv.k.shape[1]
     shared = context // size
 
     def pages(x: Tensor) -> Tensor:
-        return x[:, : shared * size].reshape(kv_heads, 1, shared, size, dim)
+        return x[:, : shared * size].reshape(kv_heads, 1, shared, size, x.shape[-1])
 
     parts = [router.page_fields(pages(kv.k), pages(kv.v))]
     tail = context - shared * size
@@ -45,9 +45,9 @@ def suffix_fields(router: Router, kv: SuffixKV) -> dict[str, Named]:
         length = own * size
 
         def tails(old: Tensor, new: Tensor) -> Tensor:
-            edge = old[:, None, shared * size :].expand(kv_heads, rows, tail, dim)
+            edge = old[:, None, shared * size :].expand(kv_heads, rows, tail, old.shape[-1])
             joined = torch.cat([edge, new], 2)[:, :, :length]
-            return joined.reshape(kv_heads, rows, own, size, dim)
+            return joined.reshape(kv_heads, rows, own, size, old.shape[-1])
 
         parts.append(router.page_fields(tails(kv.k, kv.k_new), tails(kv.v, kv.v_new)))
     return {name: _joined([p[name] for p in parts], rows) for name in parts[0]}
@@ -71,11 +71,11 @@ def suffix_attention(
         keep: bool ``[kv_head, row, step, page]``; None attends to everything.
 
     Returns:
-        float32 ``[kv_head, row, step, head, dim]``.
+        float32 ``[kv_head, row, step, head, vdim]``.
     """
     kv_heads, rows, steps, heads, dim = q.shape
     context = kv.k.shape[1]
-    out = torch.empty_like(q)
+    out = q.new_empty(kv_heads, rows, steps, heads, kv.v.shape[-1])
     causal = torch.full((steps, steps), float("-inf")).triu(1)
     lines = rows * steps
     for a in range(kv_heads):
@@ -96,7 +96,7 @@ def suffix_attention(
         weights = torch.softmax(logits, -1)
         value = weights[:, :context] @ kv.v[a]
         tail = weights[:, context:].reshape(rows, steps * heads, steps) @ kv.v_new[a]
-        out[a] = value.view(rows, steps, heads, dim) + tail.view(rows, steps, heads, dim)
+        out[a] = value.view(out[a].shape) + tail.view(out[a].shape)
     return out
 
 
@@ -139,24 +139,26 @@ class SuffixAttend:
     step, its own row's included. Every row is a request of its own: states and reuse begin anew.
 
     Args:
-        kv: ``[layer, 2, kv_head, context, dim]``, keys after RoPE.
+        kv: ``[layer, 2, kv_head, context, dim]``, keys after RoPE; or keys and values apart, where
+            their widths differ (MLA: one KV head, the value is the latent).
         dense: layers that attend to everything.
     """
 
     def __init__(
         self,
         candidate: Candidate,
-        kv: Tensor,
+        kv: Tensor | tuple[Tensor, Tensor],
         *,
         scale: float,
         workload_context: int,
         dense: frozenset[int] = frozenset(),
         rope: tuple[int, int] | None = None,
     ) -> None:
-        self.candidate, self.kv, self.scale, self.dense = candidate, kv, scale, dense
-        layers = kv.shape[0]
+        self.candidate, self.scale, self.dense = candidate, scale, dense
+        self.k, self.v = kv if isinstance(kv, tuple) else (kv[:, 0], kv[:, 1])
+        layers = len(self.k)
         self.router = Router(
-            candidate, context=kv.shape[3], workload_context=workload_context, layers=layers,
+            candidate, context=self.k.shape[2], workload_context=workload_context, layers=layers,
             rope=rope,
         )  # fmt: skip
         self.anchors = anchors(layers, dense, candidate.policies.reuse_layers)
@@ -168,15 +170,15 @@ class SuffixAttend:
         rows, steps, heads, dim = q.shape
         kv_heads = k.shape[2]
         grouped = q.view(rows, steps, kv_heads, heads // kv_heads, dim).permute(2, 0, 1, 3, 4)
-        old = self.kv[layer].to(torch.float32)
-        kv = SuffixKV(old[0], old[1], _rounded(k), _rounded(v))
+        old_k, old_v = (x[layer].to(torch.float32) for x in (self.k, self.v))
+        kv = SuffixKV(old_k, old_v, _rounded(k), _rounded(v))
         keep = None
         if layer not in self.dense and not self.router.plan.everything:
             keep = self.pages(layer, grouped, kv)
         out = suffix_attention(
             grouped, kv, keep, page_size=self.candidate.page_size, scale=self.scale
         )
-        return out.permute(1, 2, 0, 3, 4).reshape(rows, steps, heads, dim)
+        return out.permute(1, 2, 0, 3, 4).reshape(rows, steps, heads, -1)
 
     def pages(self, layer: int, q: Tensor, kv: SuffixKV) -> Tensor:
         """Pages that each step attends: bool ``[kv_head, row, step, page]``. Layers come in
