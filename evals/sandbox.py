@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evals.landlock import LandlockError, abi, restrict
+from evals.models.fetch import cache_dir
 
-_KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "VORTEX_CACHE", "PYTHONPATH", "LD_LIBRARY_PATH")
+_KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "LD_LIBRARY_PATH")
 _PR_SET_PDEATHSIG = 1
 _NEW_NETWORK, _NEW_USER = 0x40000000, 0x10000000
 
@@ -39,6 +40,8 @@ def clean_environment(scratch: Path, threads: int) -> dict[str, str]:
     kept["PYTHONPATH"] = os.pathsep.join(p or os.getcwd() for p in sys.path)
     return kept | {
         "HOME": str(scratch),
+        # The user's cache depends on the home that a worker does not have.
+        "VORTEX_CACHE": str(cache_dir()),
         "TMPDIR": str(scratch),
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),

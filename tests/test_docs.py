@@ -5,7 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+import torch
+
+from search_spaces.block_topk import library
+from vortex import compile_text
 from vortex.errors import ExitCode
+from vortex.handbook import reference
+from vortex.reference import selected_pages
 
 ROOT = Path(__file__).resolve().parent.parent
 ERRORS = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
@@ -28,3 +35,31 @@ def test_every_error_code_is_documented_and_every_documented_code_exists() -> No
 def test_every_exit_code_is_documented() -> None:
     codes = {str(value) for name, value in vars(ExitCode).items() if name.isupper()}
     assert rows(r"\d+") == codes
+
+
+def test_the_language_reference_is_the_op_table_s() -> None:
+    assert (ROOT / "docs" / "language.md").read_text(encoding="utf-8") == reference()
+
+
+PROGRAMS = re.findall(
+    r"```python\n(import vortex.*?)```", (ROOT / "docs" / "tutorial.md").read_text(), re.DOTALL
+)
+
+
+@pytest.mark.parametrize("text", PROGRAMS)
+def test_every_program_of_the_tutorial_chooses_pages(text: str) -> None:
+    candidate = compile_text(text)
+    g = torch.Generator().manual_seed(0)
+    k, v = (torch.randn(2, 4000, 16, generator=g) for _ in range(2))
+    q = torch.randn(2, 3, 16, generator=g)
+    found = selected_pages(candidate, q, k, v, scale=0.25, context=4000, workload_context=32768)
+    assert all(0 < len(pages) < 60 for pages in found)
+
+
+def test_the_tutorial_has_its_four_programs() -> None:
+    assert len(PROGRAMS) == 4
+
+
+def test_every_algorithm_has_its_row() -> None:
+    table = (ROOT / "docs" / "algorithms.md").read_text(encoding="utf-8")
+    assert all(f"| [{program.name}](" in table for program in library())

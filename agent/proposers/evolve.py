@@ -8,15 +8,17 @@ from collections.abc import Sequence
 from agent.proposers.base import Elite, Proposal, SearchContext
 from agent.proposers.draft import Draft, NoChange, draft_of, finished
 from agent.proposers.mutations import WEIGHTED, crossover
+from search_spaces.grammar import program
+from vortex.compile import compile_text
 from vortex.errors import VortexError
 from vortex.ops import AxisError
 
 _TRIES = 60
-_FROM_FRONT, _CROSSOVER, _MORE = 0.65, 0.15, 0.35
+_FROM_FRONT, _CROSSOVER, _MORE, _INVENTED = 0.65, 0.15, 0.35, 0.06
 
 
 class Evolve:
-    """Mutates one parent, or joins two."""
+    """Mutates one parent, joins two, or now and then draws a program that is related to none."""
 
     name = "evolve"
 
@@ -28,11 +30,24 @@ class Evolve:
         for _ in range(_TRIES * n):
             if len(found) == n or not context.elites:
                 break
-            made = self._attempt(context.elites, rng)
+            drawn = rng.random() < _INVENTED
+            made = self._invented(rng) if drawn else self._attempt(context.elites, rng)
             if made is not None and made[1] not in taken:
                 taken.add(made[1])
                 found.append(made[0])
         return found
+
+    def _invented(self, rng: random.Random) -> tuple[Proposal, str] | None:
+        """A program drawn from the grammar, related to none."""
+        text = program(rng.randrange(2**31))
+        try:
+            candidate = compile_text(text)
+        except (AxisError, VortexError):
+            return None
+        values = dict(candidate.knobs)
+        return Proposal(text, values, self.name, (), "drawn from the grammar"), (
+            candidate.candidate_hash
+        )
 
     def _attempt(self, elites: Sequence[Elite], rng: random.Random) -> tuple[Proposal, str] | None:
         """A proposal and its hash, or None if the changes do not fit."""

@@ -89,3 +89,17 @@ def test_there_is_no_network(worker: WorkerProcess) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         assert "Error" in ask(worker, "connect", port=port)["error"]
+
+
+def test_a_worker_finds_the_user_s_cache_without_the_user_s_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from evals.models.fetch import cache_dir
+    from evals.sandbox import clean_environment
+
+    monkeypatch.delenv("VORTEX_CACHE", raising=False)
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+        environment = clean_environment(tmp_path / "scratch", 1)
+        assert environment["VORTEX_CACHE"] == str(cache_dir())
+        assert environment["VORTEX_CACHE"].startswith(str(tmp_path / name))

@@ -1,0 +1,65 @@
+"""What the grammar draws are programs that keep to what they declare, and mean one thing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from evals.parity import Shape, disagreement
+from search_spaces.grammar import program
+from vortex.compile import bind, compile_text, defaults, parse
+from vortex.cost import page_bytes
+from vortex.geometry import geometry
+from vortex.plan import attended_tokens
+from vortex.printer import print_program
+from vortex.reference import Decoder, summaries
+from vortex.storage import field_bytes
+
+DIM, CONTEXT = 16, 700
+
+
+def inputs(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    k, v = (torch.randn(2, CONTEXT, DIM, generator=g) for _ in range(2))
+    return torch.randn(2, 2, DIM, generator=g), k, v
+
+
+@pytest.mark.parametrize("first", range(0, 400, 40))
+def test_drawn_programs_compile_print_and_keep_to_their_declarations(first: int) -> None:
+    for seed in range(first, first + 40):
+        text = program(seed)
+        assert program(seed) == text
+        parsed = parse(text)
+        candidate = bind(parsed, defaults(parsed) | {"budget": 512})
+        again = parse(print_program(parsed))
+        assert bind(again, candidate.knobs).structure_hash == candidate.structure_hash, text
+        q, k, v = inputs(seed)
+        decoder = Decoder(candidate, scale=0.25, context=CONTEXT, workload_context=CONTEXT)
+        kept = max(len(p) for p in decoder.pages(0, q, k, v)) * candidate.page_size
+        # One layer: the first, where a budget that falls with depth is largest.
+        declared = attended_tokens(candidate, CONTEXT, CONTEXT, layers=1)
+        assert kept <= declared + candidate.page_size, text
+        fields = summaries(candidate, k[0], v[0])
+        pages = CONTEXT // candidate.page_size
+        held = sum(field_bytes(f.data.numel() // pages, candidate.dtype) for f in fields.values())
+        assert held <= page_bytes(candidate, geometry("qwen3-1.7b")), text
+
+
+def test_drawn_programs_mean_the_same_in_both_executors() -> None:
+    for seed in range(24):
+        text = program(seed)
+        candidate = compile_text(text, {"budget": 512})
+        assert disagreement(candidate, Shape(2, 2, DIM), seed=seed) is None, text
+
+
+def test_programs_that_choose_differently_never_share_a_hash() -> None:
+    chosen: dict[str, list[list[set[int]]]] = {}
+    for seed in range(300):
+        candidate = compile_text(program(seed), {"budget": 512})
+        pages = []
+        for at in range(2):
+            q, k, v = inputs(at)
+            decoder = Decoder(candidate, scale=0.25, context=CONTEXT, workload_context=CONTEXT)
+            pages.append(decoder.pages(0, q, k, v))
+        assert chosen.setdefault(candidate.candidate_hash, pages) == pages, program(seed)
+    assert len(chosen) > 250

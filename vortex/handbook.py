@@ -1,0 +1,85 @@
+"""The language's reference as Markdown, written from the op table.
+
+``python -m vortex.handbook > docs/language.md`` renews the document; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from vortex.declarations import PAGE_SIZES
+from vortex.expressions import MAX_NODES
+from vortex.guards import MAX_BYTES, MAX_NESTING
+from vortex.ops import OPS, Op
+from vortex.storage import BITS
+
+_INTRO = f"""# The Vortex language
+
+This page is written from the op table (`python -m vortex.handbook`). A program is one class; its text
+is parsed, never executed. At most {MAX_BYTES:,} bytes, {MAX_NODES} operations, {MAX_NESTING} levels of
+brackets.
+
+| part | sees | returns |
+|---|---|---|
+| `summarize(self, k, v)` | one page: `k [token, dim]`, `v [token, dim]`; runs once, is kept | `vx.Summary(name=..., dtype="bf16")` |
+| `score(self, q, page)` | `q [head, dim]` of one KV head, `page.name [page, ...]`, every step | one number per page, or `vx.Scores(name=...)` |
+| `select(self, score)` | what `score` returned | a selection of pages |
+| `update(self, page, mass)` | fields and states, `mass [page]` | `vx.State(name=...)`, one number per page |
+
+Fields are stored as {", ".join(f"`{d}`" for d in BITS)}; all but bf16 carry one scale per page and field.
+Rounding to that type is part of a program's meaning.
+
+| class attribute | meaning |
+|---|---|
+| `page_size = vx.choice(16, 32)` | tokens of a page: {", ".join(map(str, PAGE_SIZES))} |
+| `name = vx.choice(a, b)`, `vx.integer(low, high, log=True, default=d)`, `vx.real(low, high, default=d)` | a knob, read as `self.name` |
+| `dense_layers = vx.layers(first=2, last=0)` | layers that run full attention |
+| `reuse = vx.reuse(layers=2, steps=4)` | one ranking serves so many sparse layers and steps; reserved pages are renewed every step |
+| `per_head = vx.shared("mean")` | one list for all KV heads: scores joined by `mean`, `max` or `sum` |
+| `name = vx.state(init=0.0)` | a number per complete page, kept from step to step |
+
+Axes align by name: `[head, dim] * [page, dim]` is `[page, head, dim]`. A budget is a number of tokens,
+reserved pages and the partial page included: numbers, knobs, `vx.context` and `vx.depth`, joined by
+arithmetic. Ties fall by a fixed hash of the page; scores that are not finite rank last.
+"""
+
+_SECTIONS = (
+    ("Sources", ("source",), "What programs read."),
+    ("Elementwise", ("elementwise",), "The result has the union of the operands' axes."),
+    ("Reductions", ("reduce",), "Over `page`: all complete pages, reserved ones included."),
+    ("Axes", ("shape",), "Cutting, picking, joining and projecting axes; looking along pages."),
+    ("Selectors", ("selector",), "Only in `select`; `a | b` is their union."),
+)
+_HIDDEN = ("field", "union")
+
+
+def reference() -> str:
+    """The whole document."""
+    parts = [_INTRO]
+    for title, kinds, text in _SECTIONS:
+        ops = [o for o in OPS.values() if o.kind in kinds and o.name not in _HIDDEN]
+        parts.append(f"## {title}\n\n{text}\n\n" + _table([o for o in ops if not o.reserved]))
+    names = ", ".join(f"`{o.name}`" for o in OPS.values() if o.reserved)
+    parts.append(f"Reserved for controls: {names}.\n")
+    return "\n".join(parts)
+
+
+def _table(ops: list[Op]) -> str:
+    lines = ["| op | meaning | formula | cost | example |", "|---|---|---|---|---|"]
+    for op in ops:
+        cost = f"{op.flops:g} per element" if op.arity or op.variadic else "–"
+        cells = (
+            _cell(op.name),
+            op.doc.replace("|", "\\|"),
+            _cell(op.formula),
+            cost,
+            _cell(op.example),
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    return "`" + text.replace("|", "\\|") + "`" if text else "–"
+
+
+if __name__ == "__main__":
+    print(reference(), end="")
