@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import click
 
 from agent.crew import Crew, MachineFault
 from agent.loop import HANDLER, worker_config
+from agent.minimise import minimise as shrink
 from agent.targets import accuracy_model_for, standin_note
 from evals.models.fetch import cache_dir
 from runs.records import RunConfig
@@ -230,4 +231,41 @@ def import_program(file: Path, config: Path | None, out: Path | None) -> None:
         ) from None  # fmt: skip
 
 
-COMMANDS = (check, evaluate, import_program)
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--knob", "knobs", multiple=True, help="NAME=VALUE; others take their defaults.")
+@click.option("--tolerance", default=0.02, show_default=True, help="Share that may be lost.")
+@click.option("--contexts", default=2, show_default=True)
+def minimise(file: Path, knobs: tuple[str, ...], tolerance: float, contexts: int) -> None:
+    """Leave out of a program what the recovered attention mass does not miss."""
+    config = RunConfig(rungs=(max(1, contexts),))
+    given = parse_knobs(knobs)
+
+    def measure(texts: Sequence[str]) -> list[float | None]:
+        requests: list[tuple[dict[str, Any], float]] = [
+            ({"kind": "screen", "promote": True, "text": text, "contexts": list(range(contexts)),
+              "knobs": {k: v for k, v in given.items() if k in parse(text).knobs},
+              "files": str(file.parent.resolve())}, 120.0)
+            for text in texts
+        ]  # fmt: skip
+        if not requests:
+            return []
+        answers = _in_worker(config, contexts, requests, file.parent.resolve())
+        return [_recovered(answer) for answer in answers]
+
+    first, steps = shrink(read_program(file), given, measure, tolerance=tolerance)
+    click.echo(f"recovered {first:.3f} of the attention mass (measured)", err=True)
+    for step in steps:
+        click.echo(f"without {step.left_out}: {step.value:.3f}", err=True)
+    click.echo(steps[-1].text if steps else read_program(file), nl=False)
+
+
+def _recovered(answer: Mapping[str, Any]) -> float | None:
+    for stage in answer["evaluation"]["stages"]:
+        for metric in stage["metrics"]:
+            if metric["name"] == "recovered":
+                return float(metric["value"])
+    return None
+
+
+COMMANDS = (check, evaluate, import_program, minimise)
