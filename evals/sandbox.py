@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evals.landlock import LandlockError, abi, restrict
-from evals.models.fetch import cache_dir
 
 _KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "LD_LIBRARY_PATH")
 _PR_SET_PDEATHSIG = 1
@@ -35,6 +34,8 @@ class Limits:
 
 def clean_environment(scratch: Path, threads: int) -> dict[str, str]:
     """The environment of a worker: no keys, no tokens, a home of its own."""
+    from evals.models.fetch import cache_dir  # a worker starts without it, and soon dies with us
+
     kept = {k: os.environ[k] for k in _KEPT_VARIABLES if k in os.environ}
     # A worker finds the packages where its parent found them, installed or not.
     kept["PYTHONPATH"] = os.pathsep.join(p or os.getcwd() for p in sys.path)
