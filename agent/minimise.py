@@ -113,7 +113,7 @@ def _tidied(program: Program) -> Program:
         scores = {"score": next(iter(scores.values()))}
     live = [*scores.values(), program.select]
     states = {str(n.attr("name")) for n in walk(live) if n.op == "state"}
-    updates = {n: u for n, u in program.updates.items() if states} if states else {}
+    updates = dict(program.updates) if states else {}
     roots = [*live, *updates.values()]
     read = {str(n.attr("name")) for n in walk(roots) if n.op == "field"}
     fields = {n: f for n, f in program.fields.items() if n in read}

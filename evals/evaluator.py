@@ -33,6 +33,9 @@ from vortex.verify import verify_candidate, verify_program
 
 EVALUATOR_VERSION = "2"
 _KEPT_CONTEXTS = 4
+_FIDELITY = (
+    ("mass", "share"), ("error", "ratio"), ("recovered", "share"), ("not_finite", "share"),
+)  # fmt: skip
 
 
 class Evaluator:
@@ -174,7 +177,7 @@ class Evaluator:
         recovered = [f.recovered for f in found]
         metrics = tuple(
             self._measured(name, [getattr(f, name) for f in found], unit)
-            for name, unit in (("mass", "share"), ("error", "ratio"), ("recovered", "share"))
+            for name, unit in _FIDELITY
         )
         floor = float(self.config["min_recovered"])
         low = sum(recovered) / len(recovered) < floor and not exempt

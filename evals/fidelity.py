@@ -23,12 +23,14 @@ class Fidelity:
         best, chance: the same for the best pages, and expected of the random control (a sink,
             two recent pages, the rest by chance), at equal counts.
         error: |output - full output| / |full output|.
+        not_finite: share of the ranked scores that were NaN or infinite.
     """
 
     mass: float
     best: float
     chance: float
     error: float
+    not_finite: float
 
     @property
     def recovered(self) -> float:
@@ -56,9 +58,10 @@ def fidelity(
         for layer, anchor in anchors(layers, dense, candidate.policies.reuse_layers).items()
     ]
     if not rows:
-        return Fidelity(1.0, 1.0, 1.0, 0.0)
+        return Fidelity(1.0, 1.0, 1.0, 0.0, 0.0)
     mass, best, chance, error = (sum(c) / len(rows) for c in zip(*rows, strict=True))
-    return Fidelity(mass, best, chance, error)
+    odd = router.not_finite / router.ranked if router.ranked else 0.0
+    return Fidelity(mass, best, chance, error, odd)
 
 
 def _layer(

@@ -8,13 +8,17 @@ import torch
 from torch import Tensor
 
 from vortex.ir import Candidate
+from vortex.plan import plan_of
 from vortex.reference import Decoder, attend
 from vortex.suffix import SuffixAttend, SuffixKV, suffix_attention
 
 # Ragged contexts: empty, a partial page, one page, several, and more than a budget's worth.
 _CONTEXTS = (0, 3, 1, 2.5, 12)
-_ROWS, _STEPS, _WORKLOAD = 2, 3, 32768
+_ROWS, _STEPS = 2, 3
 _TOLERANCE = 1e-4
+
+
+_Scores = dict[int, dict[str, Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +33,9 @@ class Shape:
 def disagreement(candidate: Candidate, shape: Shape, *, seed: int) -> str | None:
     """What differs between backend and reference on random inputs, or None.
 
-    Pages may differ only where their reference scores are within rounding of the cut; outputs,
-    for the pages that the backend chose, within 1e-4 relative to the largest output.
+    Pages may differ only where the backend's scores are the reference's but for rounding (1e-4 of
+    the largest) and the reference would choose the same by them; outputs, for the pages that the
+    backend chose, within 1e-4 relative to the largest output.
     """
     for number, pages in enumerate(_CONTEXTS):
         tokens = round(pages * candidate.page_size) if pages != 3 else 3
@@ -54,9 +59,10 @@ def _one_context(candidate: Candidate, shape: Shape, context: int, seed: int) ->
             draw(a, _ROWS, _STEPS, d),
         )) for _ in range(layers)
     ]  # fmt: skip
-    scale = d**-0.5
+    scale, workload = d**-0.5, _workload(candidate)
     cache = torch.stack([torch.stack([kv.k, kv.v]) for _, kv in inputs])
-    backend = SuffixAttend(candidate, cache, scale=scale, workload_context=_WORKLOAD)
+    backend = SuffixAttend(candidate, cache, scale=scale, workload_context=workload)
+    given = backend.router.kept_scores = {}
     keeps = [backend.pages(layer, q, kv) for layer, (q, kv) in enumerate(inputs)]
     outs = [
         suffix_attention(q, kv, keep, page_size=candidate.page_size, scale=scale)
@@ -66,16 +72,23 @@ def _one_context(candidate: Candidate, shape: Shape, context: int, seed: int) ->
         return "outputs are not finite"
     for row in {0, _ROWS - 1}:
         decoder = Decoder(
-            candidate, scale=scale, context=context, workload_context=_WORKLOAD, layers=layers
+            candidate, scale=scale, context=context, workload_context=workload, layers=layers
         )
         for step in range(_STEPS):
             for layer, (q, kv) in enumerate(inputs):
                 at = _At(row, step, layer)
-                problem = _one_step(decoder, at, q, kv, keeps[layer], outs[layer])
+                problem = _one_step(decoder, at, q, kv, keeps[layer], outs[layer], given)
                 if problem:
                     return problem
             decoder.advance()
     return None
+
+
+def _workload(candidate: Candidate) -> int:
+    """A workload of which the budget is half, so that there is something to choose."""
+    rankings = plan_of(candidate.select).rankings.values()
+    written = [r.budget.attr("value") for r in rankings if r.budget.op == "const"]
+    return max([2 * int(t) for t in written if isinstance(t, int | float)], default=8192)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +99,7 @@ class _At:
 
 
 def _one_step(
-    decoder: Decoder, at: _At, q: Tensor, kv: SuffixKV, keep: Tensor, out: Tensor
+    decoder: Decoder, at: _At, q: Tensor, kv: SuffixKV, keep: Tensor, out: Tensor, given: _Scores
 ) -> str | None:
     size = decoder.candidate.page_size
     keys, values = (
@@ -97,7 +110,7 @@ def _one_step(
     wanted = decoder.pages(at.layer, query, keys, values)
     for head, want in enumerate(wanted):
         got = set(keep[head, at.row, at.step].nonzero()[:, 0].tolist())
-        if got != want and not _near_ties(decoder, at.layer, head, got, want):
+        if got != want and not _within_rounding(decoder, at, head, got, given):
             return f"backend keeps pages {sorted(got)}, reference {sorted(want)}"
         exact = attend(
             query[head], keys[head], values[head], got, page_size=size, scale=decoder.scale
@@ -108,21 +121,22 @@ def _one_step(
     return None
 
 
-def _near_ties(decoder: Decoder, layer: int, head: int, got: set[int], want: set[int]) -> bool:
-    """Whether the pages in dispute score alike in some ranking of the reference."""
-    disputed = sorted(got ^ want)
-    ranked = decoder.ranked.get(decoder.anchors[layer])
-    if ranked is None:
-        return False
-    rankings = decoder.plan.rankings.values()
-    loose = any(r.source in ("top_p", "threshold") for r in rankings) or len(rankings) > 1
-    if len(got) != len(want) and not loose:  # a count that differs is no tie
-        return False
-    for scores in ranked[head].values():
-        if max(disputed) >= len(scores):
-            continue
-        found = scores[disputed]
-        spread = float(scores[torch.isfinite(scores)].abs().max()) if len(scores) else 0.0
-        if float(found.max() - found.min()) <= _TOLERANCE * max(spread, 1e-30):
-            return True
-    return False
+def _within_rounding(decoder: Decoder, at: _At, head: int, got: set[int], given: _Scores) -> bool:
+    """Whether the backend's scores are the reference's but for rounding, and its pages exactly
+    those that the reference would choose by them."""
+    anchor, every = decoder.anchors[at.layer], decoder.candidate.policies.reuse_steps
+    exact = decoder.ranked[anchor][head]
+    step = at.step - at.step % every
+    near = {}
+    for (key, wanted), found in zip(exact.items(), given[anchor].values(), strict=True):
+        scores = found[head, at.row, step, : len(wanted)]
+        slack = _TOLERANCE * _peak(wanted)
+        if not torch.allclose(scores, wanted, rtol=0.0, atol=slack, equal_nan=True):
+            return False
+        near[key] = found[head, at.row, step]
+    return decoder.choice(anchor, near) | decoder.kept == got
+
+
+def _peak(scores: Tensor) -> float:
+    finite = scores[torch.isfinite(scores)].abs()
+    return max(float(finite.max()), 1e-30) if len(finite) else 1e-30

@@ -92,6 +92,7 @@ class Router:
 
     Attributes:
         ranked, not_finite: scores that were ranked so far, and how many were NaN or infinite.
+        kept_scores: the last ranked scores of each layer, if someone asked by making it a dict.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class Router:
         self.needs_fields = any(n.op == "field" for n in walk(reads))
         self.needs_mass = any(r.source == "oracle" for r in self.plan.rankings.values())
         self.ranked = self.not_finite = 0
+        self.kept_scores: dict[int, dict[str, Tensor]] | None = None
 
     def page_fields(self, k: Tensor, v: Tensor) -> dict[str, Named]:
         """See :func:`page_fields`."""
@@ -167,6 +169,8 @@ class Router:
                 assert ranking.score is not None
                 scores[key] = found[ranking.score.key]
             scores[key] = self._shared(scores[key].expand(shape))
+        if self.kept_scores is not None:
+            self.kept_scores[steps.layer] = scores
         frame = self.frame(steps)
         self.ranked += len(scores) * int(frame.free.sum()) * kv_heads * rows // len(frame.free)
         self.not_finite += not_finite(scores, frame)

@@ -204,6 +204,7 @@ class Decoder:
 
     Attributes:
         ranked: the scores behind the last ranking of each layer, one mapping a KV head.
+        kept: pages that the last step reserved.
     """
 
     def __init__(
@@ -223,6 +224,8 @@ class Decoder:
         self.anchors = anchors(layers, dense, candidate.policies.reuse_layers)
         self.step = 0
         self.ranked: dict[int, list[dict[str, Tensor]]] = {}
+        self.kept: set[int] = set()
+        self._tokens, self._kept = 0, self.kept
         self._picks: dict[int, list[set[int]]] = {}
         self._states: dict[tuple[int, int], dict[str, Tensor]] = {}
 
@@ -243,6 +246,7 @@ class Decoder:
             return [set(range(total)) for _ in q]
         sinks, recent = reserved_counts(self.plan, self.scaling)
         kept = reserved(tokens, page_size=size, sinks=sinks, recent=recent)
+        self.kept = kept
         anchor = self.anchors[layer]
         if anchor == layer and self.step % self.candidate.policies.reuse_steps == 0:
             self._rank(layer, q, k, v, kept)
@@ -269,12 +273,13 @@ class Decoder:
                 key: joined(torch.stack([f[key] for f in found]), how) for key in self.plan.rankings
             }
             found = [joint for _ in found]
+        self.ranked[layer], self._tokens, self._kept = found, k.shape[1], kept
+        self._picks[layer] = [self.choice(layer, ranked) for ranked in found]
+
+    def choice(self, layer: int, ranked: Mapping[str, Tensor]) -> set[int]:
+        """The pages that the last ranking of a layer would have picked by these scores."""
         depth = depth_of(layer, self.layers)
-        self.ranked[layer] = found
-        self._picks[layer] = [
-            picked_pages(self.plan, ranked, k.shape[1], kept, self.scaling, depth)
-            for ranked in found
-        ]
+        return picked_pages(self.plan, ranked, self._tokens, self._kept, self.scaling, depth)
 
     def _score(self, ranking: Ranking, q: Tensor, k: Tensor, v: Tensor, place: Place) -> Tensor:
         size, tokens = self.candidate.page_size, k.shape[0]

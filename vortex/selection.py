@@ -103,7 +103,7 @@ class Selection:
     """Chooses pages by a plan; remembers the last frame, which successive layers share.
 
     Attributes:
-        layers: of the model, for budgets that depend on depth.
+        scaling: of budgets to the sequences at hand.
     """
 
     plan: Plan

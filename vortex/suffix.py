@@ -142,6 +142,7 @@ class SuffixAttend:
         kv: ``[layer, 2, kv_head, context, dim]``, keys after RoPE; or keys and values apart, where
             their widths differ (MLA: one KV head, the value is the latent).
         dense: layers that attend to everything.
+        rope: rotary columns of a key, first and count; None: all.
     """
 
     def __init__(
@@ -192,13 +193,15 @@ class SuffixAttend:
         anchor = self.anchors[layer]
         if anchor == layer:
             fields = suffix_fields(self.router, kv) if self.router.needs_fields else {}
-            self._picks[layer] = self._spread(self.router.pick(steps, fields, self._mass(q, kv)))
+            mass = self._mass(q, kv, 0)
+            self._picks[layer] = self._spread(self.router.pick(steps, fields, mass))
         return self.router.joined(steps, self._picks[anchor])
 
-    def _mass(self, q: Tensor, kv: SuffixKV) -> Tensor | None:
+    def _mass(self, q: Tensor, kv: SuffixKV, first: int) -> Tensor | None:
         if not self.router.needs_mass:
             return None
-        return page_mass(q, kv, page_size=self.candidate.page_size, scale=self.scale)
+        size = self.candidate.page_size
+        return page_mass(q, kv, page_size=size, scale=self.scale, first=first)
 
     def _spread(self, picked: Tensor | None) -> Tensor | None:
         """One ranking for every ``reuse_steps`` steps: that of the first of them."""
@@ -216,6 +219,7 @@ class SuffixAttend:
         states = {name: torch.full(shape, init) for name, init in candidate.states.items()}
         kept: list[Tensor] = []
         picks: list[Tensor | None] = []
+        found: list[dict[str, Tensor]] = []
         earlier = self._stepwise.get(self.anchors[steps.layer])
         for at in range(steps.q.shape[2]):
             one = replace(steps, q=steps.q[:, :, at : at + 1], tokens=steps.tokens[at : at + 1])
@@ -224,8 +228,10 @@ class SuffixAttend:
             elif at % candidate.policies.reuse_steps:
                 picked = picks[-1]
             else:
-                picked = router.pick(one, fields, self._mass(one.q, kv), states)
+                picked = router.pick(one, fields, self._mass(one.q, kv, at), states)
             picks.append(picked)
+            if router.kept_scores is not None:
+                found.append(router.kept_scores[self.anchors[steps.layer]])
             keep = router.joined(one, picked)
             kept.append(keep)
             mass = page_mass(
@@ -233,6 +239,10 @@ class SuffixAttend:
             )
             states = router.updated(one, fields, states, mass[:, :, 0])
         self._stepwise[steps.layer] = picks
+        if router.kept_scores is not None and self.anchors[steps.layer] == steps.layer:
+            router.kept_scores[steps.layer] = {
+                key: torch.cat([f[key] for f in found], 2) for key in router.plan.rankings
+            }
         return torch.cat(kept, 2)
 
 

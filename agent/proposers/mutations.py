@@ -189,8 +189,10 @@ def gate(draft: Draft, rng: random.Random) -> str:
 
 
 def drop_term(draft: Draft, rng: random.Random) -> str:
-    """Leave one side of a sum out."""
-    old = _pick(draft, rng, lambda n: n.op in ("add", "sub") and "page" in n.names)
+    """Leave one side of a sum out; a divisor's stays, as it may be what keeps it off zero."""
+    divisors = {n.inputs[1] for n in walk([draft.score]) if n.op == "div"}
+    old = _pick(draft, rng, lambda n: n.op in ("add", "sub") and "page" in n.names
+                and n not in divisors)  # fmt: skip
     kept = rng.choice([n for n in old.inputs if "page" in n.names] or [old.inputs[0]])
     draft.replace_in_score(_swap(old, kept))
     return "one term left out"

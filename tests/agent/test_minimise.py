@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from agent.minimise import minimise, smaller
-from search_spaces.block_topk import library
+from search_spaces.block_topk import SeedFile, library
 from vortex import compile_text
 from vortex.compile import defaults, parse
 from vortex.errors import VortexError
@@ -60,8 +60,8 @@ def test_what_does_not_matter_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("program", library(), ids=lambda p: p.name)
-def test_every_smaller_program_compiles_and_is_shorter(program: object) -> None:
-    text = program.text  # type: ignore[attr-defined]
+def test_every_smaller_program_compiles_and_is_shorter(program: SeedFile) -> None:
+    text = program.text
     knobs = defaults(parse(text))
     for name, shorter in smaller(text, knobs):
         assert name and len(shorter) < len(text)
