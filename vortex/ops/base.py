@@ -49,6 +49,8 @@ class Op:
         arity: operands; 0 with ``variadic`` means two or more.
         params: arguments after the operands, in call order.
         method, function: spelled ``x.name(...)``, ``vx.name(...)``.
+        kernel: the expression in a generated kernel, for elementwise ops: ``{0}``, ``{1}`` are the
+            operands, attributes go by name.
         flops: operations per element of the largest operand (for the cost model).
         commutes: operands may be swapped without changing a bit of the result.
         along_page: mixes pages with their neighbours or with all of them.
@@ -66,6 +68,7 @@ class Op:
     params: tuple[Param, ...] = ()
     method: bool = False
     function: bool = True
+    kernel: str = ""
     flops: float = 1.0
     commutes: bool = False
     along_page: bool = False

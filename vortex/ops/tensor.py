@@ -46,11 +46,13 @@ def _clip(run: Run, xs: tuple[Named, ...], attrs: Mapping[str, Attr]) -> Named:
     return elementwise(lambda x: x.clamp(low, high), xs[0])
 
 
-def _unary(name: str, function: Callable[[torch.Tensor], torch.Tensor], formula: str) -> Op:
+def _unary(
+    name: str, function: Callable[[torch.Tensor], torch.Tensor], formula: str, kernel: str
+) -> Op:
     cheap = ("neg", "abs", "relu", "sign", "square")
     return Op(
         name, "elementwise", 1, union_axes, pure(function), f"Elementwise {formula}.", formula,
-        f"page.mean.{name}()", method=True, flops=1.0 if name in cheap else 4.0,
+        f"page.mean.{name}()", method=True, kernel=kernel, flops=1.0 if name in cheap else 4.0,
     )  # fmt: skip
 
 
@@ -58,6 +60,7 @@ def _binary(
     name: str,
     function: Callable[..., torch.Tensor],
     formula: str,
+    kernel: str,
     *,
     commutes: bool = False,
     spelled: bool = False,
@@ -65,7 +68,7 @@ def _binary(
     return Op(
         name, "elementwise", 2, union_axes, pure(function), f"Elementwise {formula}.", formula,
         f"vx.{name}(q, page.mean)" if spelled else f"q {formula.split()[1]} page.mean",
-        function=spelled, commutes=commutes,
+        function=spelled, commutes=commutes, kernel=kernel,
     )  # fmt: skip
 
 
@@ -73,7 +76,8 @@ def _compare(name: str, sign: str, function: Callable[..., torch.Tensor]) -> Op:
     def meaning(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return function(a, b).to(a.dtype if a.is_floating_point() else torch.float32)
 
-    return _binary(name, meaning, f"a {sign} b as 1 or 0", commutes=name in ("eq", "ne"))
+    kernel = f"({{0}} {sign} {{1}}).to(tl.float32)"
+    return _binary(name, meaning, f"a {sign} b as 1 or 0", kernel, commutes=name in ("eq", "ne"))
 
 
 def _reduction(name: str, meaning: Meaning, formula: str, flops: float = 1.0) -> Op:
@@ -84,23 +88,23 @@ def _reduction(name: str, meaning: Meaning, formula: str, flops: float = 1.0) ->
 
 
 TENSOR_OPS = (
-    _unary("neg", torch.neg, "-x"),
-    _unary("abs", torch.abs, "|x|"),
-    _unary("sign", torch.sign, "-1, 0 or 1"),
-    _unary("exp", torch.exp, "e^x"),
-    _unary("log", torch.log, "ln x"),
-    _unary("sqrt", torch.sqrt, "square root of x"),
-    _unary("square", torch.square, "x * x"),
-    _unary("relu", torch.relu, "max(x, 0)"),
-    _unary("sigmoid", torch.sigmoid, "1 / (1 + e^-x)"),
-    _unary("silu", torch.nn.functional.silu, "x * sigmoid(x)"),
-    _unary("tanh", torch.tanh, "hyperbolic tangent of x"),
-    _binary("add", torch.add, "a + b", commutes=True),
-    _binary("sub", torch.sub, "a - b"),
-    _binary("mul", torch.mul, "a * b", commutes=True),
-    _binary("div", torch.div, "a / b"),
-    _binary("maximum", torch.maximum, "larger of a and b", commutes=True, spelled=True),
-    _binary("minimum", torch.minimum, "smaller of a and b", commutes=True, spelled=True),
+    _unary("neg", torch.neg, "-x", "-{0}"),
+    _unary("abs", torch.abs, "|x|", "tl.abs({0})"),
+    _unary("sign", torch.sign, "-1, 0 or 1", "sign({0})"),
+    _unary("exp", torch.exp, "e^x", "tl.exp({0})"),
+    _unary("log", torch.log, "ln x", "tl.log({0})"),
+    _unary("sqrt", torch.sqrt, "square root of x", "tl.sqrt({0})"),
+    _unary("square", torch.square, "x * x", "{0} * {0}"),
+    _unary("relu", torch.relu, "max(x, 0)", "larger({0}, 0.0)"),
+    _unary("sigmoid", torch.sigmoid, "1 / (1 + e^-x)", "tl.sigmoid({0})"),
+    _unary("silu", torch.nn.functional.silu, "x * sigmoid(x)", "{0} * tl.sigmoid({0})"),
+    _unary("tanh", torch.tanh, "hyperbolic tangent of x", "tanh({0})"),
+    _binary("add", torch.add, "a + b", "{0} + {1}", commutes=True),
+    _binary("sub", torch.sub, "a - b", "{0} - {1}"),
+    _binary("mul", torch.mul, "a * b", "{0} * {1}", commutes=True),
+    _binary("div", torch.div, "a / b", "{0} / {1}"),
+    _binary("maximum", torch.maximum, "larger of a and b", "larger({0}, {1})", commutes=True, spelled=True),
+    _binary("minimum", torch.minimum, "smaller of a and b", "smaller({0}, {1})", commutes=True, spelled=True),
     _compare("gt", ">", torch.gt),
     _compare("ge", ">=", torch.ge),
     _compare("lt", "<", torch.lt),
@@ -110,12 +114,13 @@ TENSOR_OPS = (
     Op(
         "where", "elementwise", 3, union_axes, pure(lambda c, a, b: torch.where(c != 0, a, b)),
         "Pick from a where the condition holds, else from b.", "c ? a : b",
-        "vx.where(page.mean > 0, page.mean, 0.0)",
+        "vx.where(page.mean > 0, page.mean, 0.0)", kernel="tl.where({0} != 0, {1}, {2})",
     ),
     Op(
         "clip", "elementwise", 1, union_axes, _clip, "Limit to a closed range.",
         "min(max(x, low), high)", "page.mean.clip(-1.0, 1.0)",
         (Param("low", "number"), Param("high", "number")), method=True, flops=2.0,
+        kernel="smaller(larger({0}, {low}), {high})",
     ),
     _reduction("sum", _reduce(lambda x, d: x.sum(d), 0.0), "sum"),
     _reduction("mean", _mean, "mean"),

@@ -1,0 +1,1 @@
+"""The GPU backend: generated scoring, exact selection and paged attention in Triton."""

@@ -1,0 +1,259 @@
+"""The decode step of a candidate on a device: append, score and choose, attend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from vortex.execute import run_graph
+from vortex.ir import Candidate
+from vortex.named import Named, Run, named
+from vortex.plan import plan_of
+from vortex.schedule import Schedule, padded
+from vortex.triton.arrays import Shapes, Stored
+from vortex.triton.attend import Cache, Workspace, attend
+from vortex.triton.module import load_module
+from vortex.triton.runtime import matrix_type
+from vortex.triton.scoring import Scoring, scoring
+from vortex.triton.summaries import Summaries, summaries
+
+MOST_PAGES = 16384
+_TYPES = {
+    "bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn, "int8": torch.int8, "int4": torch.uint8,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """What a candidate runs on a device.
+
+    Attributes:
+        everything: full attention: nothing is routed.
+        scoring, summaries: generated kernels and their texts.
+        route, append, summarise: the launches.
+    """
+
+    candidate: Candidate
+    shapes: Shapes
+    everything: bool
+    scoring: Scoring | None
+    summaries: Summaries | None
+    route: Any = None
+    append: Any = None
+    summarise: Any = None
+
+
+def kernels(candidate: Candidate, shapes: Shapes) -> Kernels:
+    """Generate and load the kernels of a candidate.
+
+    Raises:
+        Unfused: E613, a part has no generated kernel.
+    """
+    everything = plan_of(candidate.select).everything
+    made = None if everything else scoring(candidate, shapes)
+    kept = summaries(candidate, shapes) if candidate.fields and not everything else None
+    route = load_module(made.text).route if made else None
+    module = load_module(kept.text) if kept else None
+    return Kernels(
+        candidate, shapes, everything, made, kept, route,
+        module.append if module else None, module.summarise if module else None,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """Fields of one layer's pages: data and, where the type has them, scales, by argument name."""
+
+    arrays: Mapping[str, Tensor]
+
+    @staticmethod
+    def of(layouts: tuple[Stored, ...], pages: int, kv_heads: int, device: torch.device) -> Fields:
+        """Room for the fields of every page."""
+        arrays = {}
+        for array in layouts:
+            shape = (pages * kv_heads, array.run)
+            arrays[array.name] = torch.empty(shape, dtype=_TYPES[array.dtype], device=device)
+            if array.scaled:
+                arrays[f"{array.name}_scale"] = torch.empty(pages * kv_heads, device=device)
+        return Fields(arrays)
+
+
+@dataclass(frozen=True, slots=True)
+class Buffers:
+    """Memory of a step, allocated once; every layer of a step may use the same.
+
+    Attributes:
+        pages: int32 ``[row, kv_head, slot]``, chosen physical pages; counts: how many.
+        scratch: float32, what scoring keeps per page.
+        counter: int32, zero between launches.
+        workspace, full_workspace: of attention over lists, and over everything.
+    """
+
+    pages: Tensor
+    counts: Tensor
+    scratch: Tensor
+    counter: Tensor
+    workspace: Workspace
+    full_workspace: Workspace
+
+    @staticmethod
+    def of(
+        k: Kernels, schedule: Schedule, rows: int, kv_heads: int, width: int, device: torch.device
+    ) -> Buffers:
+        """Room for ``rows`` sequences of at most ``width`` pages."""
+        heads = kv_heads * k.shapes.group
+        channels = k.scoring.channels if k.scoring else 0
+        spaces = [
+            Workspace.of(rows, heads, k.shapes.vdim, s.splits, device)
+            for s in (schedule.attend, schedule.full)
+        ]
+        return Buffers(
+            torch.zeros(rows, kv_heads, width, dtype=torch.int32, device=device),
+            torch.zeros(rows, kv_heads, dtype=torch.int32, device=device),
+            torch.empty(max(1, rows * kv_heads * channels * width), device=device),
+            torch.zeros(rows * kv_heads, dtype=torch.int32, device=device),
+            *spaces,
+        )
+
+
+def summarise_pages(
+    k: Kernels, cache: Cache, fields: Fields, table: Tensor, lengths: Tensor
+) -> None:
+    """Fields of every complete page: what a prefill leaves behind."""
+    if k.summarise is None:
+        return
+    grid = (table.shape[1], cache.k.shape[1], table.shape[0])
+    k.summarise[grid](
+        cache.k, cache.v, *fields.arrays.values(), table, lengths, table.stride(0),
+        *cache.k.stride()[:2], *cache.v.stride()[:2],
+    )  # fmt: skip
+
+
+def append_tokens(
+    k: Kernels, cache: Cache, fields: Fields, table: Tensor, lengths: Tensor,
+    new_k: Tensor, new_v: Tensor,
+) -> None:  # fmt: skip
+    """Keep one token of every sequence at ``lengths - 1``; summarise pages that it completes.
+
+    Args:
+        new_k, new_v: ``[row, kv_head, dim]``, dense within a row.
+    """
+    k.append[(cache.k.shape[1], table.shape[0])](
+        cache.k, cache.v, *fields.arrays.values(), table, lengths, new_k, new_v,
+        table.stride(0), *cache.k.stride()[:3], *cache.v.stride()[:3], new_k.stride(0),
+        new_v.stride(0), DIM=k.shapes.dim, VDIM=k.shapes.vdim,
+        WIDE=padded(max(k.shapes.dim, k.shapes.vdim)), LATENT=cache.latent,
+    )  # fmt: skip
+
+
+def route(
+    k: Kernels,
+    schedule: Schedule,
+    q: Tensor,
+    fields: Fields,
+    table: Tensor,
+    lengths: Tensor,
+    buffers: Buffers,
+    *,
+    scale: float,
+    layer: int,
+    scores: bool = True,
+    chooses: bool = True,
+) -> None:
+    """Score pages and write the chosen lists into ``buffers``; launches only, no host sync.
+
+    Args:
+        q: ``[row, head, dim]``, heads dense.
+        table: int32 ``[row, page]``.
+        lengths: int32 ``[row]``, the step's own token included.
+        scores, chooses: run only one half (to time them apart).
+    """
+    made = k.scoring
+    assert made is not None
+    width, kv_heads = table.shape[1], buffers.counts.shape[1]
+    own = {**fields.arrays, **_prepared(made, k, q, kv_heads, scale, layer)}
+    arrays = []
+    for array in made.arrays:
+        arrays.append(own[array.name])
+        if array.scaled:
+            arrays.append(own[f"{array.name}_scale"])
+    shape = schedule.score
+    joined = shape.joined and made.chooses
+    scores = scores and made.chooses
+    block = min(shape.block, padded(width))
+
+    def launch(with_scores: bool, with_choice: bool, warps: int) -> None:
+        blocks = triton.cdiv(width, block) if with_scores else 1
+        k.route[(blocks, kv_heads, q.shape[0])](
+            q, table, *arrays, lengths, buffers.scratch, buffers.counter, buffers.pages,
+            buffers.counts, q.stride(0), table.stride(0), buffers.pages.stride(0),
+            buffers.pages.stride(1), width, scale, layer,
+            CHANNELS=made.channels, BLOCK=block, PAGES=padded(width),
+            MATRIX=matrix_type(q.dtype), SCORES=with_scores, CHOOSES=with_choice,
+            num_warps=warps,
+        )  # fmt: skip
+
+    if joined and scores and chooses:
+        launch(True, True, shape.warps)
+        return
+    if scores:
+        launch(True, False, shape.warps)
+    if chooses:
+        launch(False, True, shape.choose_warps)
+
+
+def _prepared(
+    made: Scoring, k: Kernels, q: Tensor, kv_heads: int, scale: float, layer: int
+) -> dict[str, Tensor]:
+    """What queries alone decide and no kernel computes, by torch: several launches."""
+    if not made.prepared:
+        return {}
+    rows, heads, dim = q.shape
+    grouped = q.view(rows, kv_heads, heads // kv_heads, dim).to(torch.float32)
+    with torch.device(q.device):
+        sources = {
+            "q": named(grouped, "_row", "_kv", "head", "dim"),
+            "scale": Named(torch.tensor(scale), ()),
+            "depth": Named(torch.tensor(layer / max(1, k.shapes.layers - 1)), ()),
+        }
+        matrices = {ref: m.to(q.device) for ref, m in k.candidate.matrices.items()}
+        run = Run(None, layer, k.shapes.rope, matrices)
+        values = run_graph(made.prepared.values(), sources, run)
+    found = {}
+    for array in made.arrays:
+        if array.name not in made.prepared:
+            continue
+        value = values[made.prepared[array.name].key]
+        order = ["_row", "_kv", *array.axes]
+        data = value.data
+        for axis in ("_row", "_kv"):
+            assert axis in value.names
+        found[array.name] = data.permute([value.names.index(a) for a in order]).contiguous()
+    return found
+
+
+def attend_chosen(
+    k: Kernels,
+    schedule: Schedule,
+    q: Tensor,
+    cache: Cache,
+    table: Tensor,
+    lengths: Tensor,
+    buffers: Buffers,
+    out: Tensor,
+    *,
+    scale: float,
+    everything: bool = False,
+) -> None:
+    """Attention over the lists in ``buffers``, or over everything."""
+    if everything or k.everything:
+        attend(q, cache, table, None, lengths, out, scale=scale, schedule=schedule.full,
+               workspace=buffers.full_workspace)  # fmt: skip
+        return
+    attend(q, cache, buffers.pages, buffers.counts, lengths, out, scale=scale,
+           schedule=schedule.attend, workspace=buffers.workspace)  # fmt: skip
