@@ -3,8 +3,9 @@
     python benchmarks/gpu_kernels.py --case gqa-32k-b64 --out results.json
     python benchmarks/gpu_kernels.py --case gqa-32k-b64 --tune --out results.json
 
-Every stage runs over several layers whose touched bytes exceed the cache, in a CUDA graph; times are
-medians over replays, per layer. Outputs are checked against the reference on a few rows first.
+Every stage runs over several layers whose touched bytes exceed the cache, in a CUDA graph;
+times are medians over replays, per layer.
+Outputs are checked against the reference on a few rows first.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.gpu_baselines import BASELINES
 from vortex.compile import compile_text
 from vortex.ir import Candidate
 from vortex.reference import attend as reference_attend
@@ -31,7 +33,13 @@ from vortex.schedule import AttendSchedule, Schedule, ScoreSchedule
 from vortex.triton.arrays import Shapes
 from vortex.triton.attend import Cache
 from vortex.triton.backend import (
-    Buffers, Fields, Kernels, attend_chosen, kernels, route, summarise_pages,
+    Buffers,
+    Fields,
+    Kernels,
+    attend_chosen,
+    kernels,
+    route,
+    summarise_pages,
 )  # fmt: skip
 
 SEEDS = Path(__file__).resolve().parent.parent / "search_spaces" / "block_topk" / "seeds"
@@ -40,7 +48,7 @@ CACHE_BYTES = 200e6
 
 @dataclass(frozen=True)
 class Case:
-    """A workload: ``tokens`` attended of ``context``, selection by ``seed`` over pages of ``page``."""
+    """A workload: ``tokens`` attended of ``context``, chosen by ``seed`` over pages of ``page``."""
 
     name: str
     seed: str
@@ -167,7 +175,7 @@ def stages(bench: Bench, schedule: Schedule) -> dict[str, Callable[[int], None]]
     case, buffers = bench.case, bench.buffers(schedule)
 
     def score(layer: int, scores: bool = True, chooses: bool = True) -> None:
-        cache, fields, q, _ = bench.layers[layer]
+        _, fields, q, _ = bench.layers[layer]
         route(bench.kernels, schedule, q, fields, bench.table, bench.lengths, buffers,
               scale=case.scale, layer=layer, scores=scores, chooses=chooses)  # fmt: skip
 
@@ -193,7 +201,7 @@ def check(bench: Bench, schedule: Schedule) -> dict[str, float]:
     run = stages(bench, schedule)
     cache, _, q, out = bench.layers[0]
     buffers = bench.buffers(schedule)
-    for name in found:
+    for name in tuple(found):
         out.fill_(float("nan"))
         if name == "attend":
             route(bench.kernels, schedule, q, bench.layers[0][1], bench.table, bench.lengths,
@@ -223,21 +231,23 @@ def copy_bandwidth() -> float:
     """Bytes per second of a large copy on the device, read and written."""
     a = torch.empty(2**30, dtype=torch.bfloat16, device="cuda").normal_()
     b = torch.empty_like(a)
-    time_us, _ = timed(lambda _: b.copy_(a), 1)
+    time_us, _ = timed(lambda _: torch.mul(a, 2.0, out=b), 1)
     return 2 * a.numel() * 2 / time_us * 1e6
 
 
 def grid_of(kind: str, case: Case) -> list[Schedule]:
     """Schedules to try for one stage."""
-    if kind == "route":
-        shapes = itertools.product((16, 32, 64, 128), (2, 4, 8))
+    if kind in ("route", "score"):
+        shapes = itertools.product((16, 32, 64, 128), (1, 2, 4, 8))
         return [Schedule(score=ScoreSchedule(block=b, warps=w)) for b, w in shapes]
+    if kind == "choose":
+        return [Schedule(score=ScoreSchedule(choose_warps=w)) for w in (1, 2, 4, 8, 16)]
     blocks, warps, stage = (32, 64, 128), (4, 8), (2, 3, 4)
     rows = case.batch * case.kv_heads
     best = max(1, 264 // rows)
     splits = sorted({max(1, best // 2), best, best * 2, best * 4})
     if case.latent:
-        blocks, stage = (16, 32, 64), (2, 3)
+        blocks, stage = (16, 32, 64), (2, 3, 4)
     found = []
     for b, w, s, t, n in itertools.product(blocks, warps, stage, (False, True), splits):
         tokens = case.context if kind == "full" else case.tokens
@@ -273,7 +283,7 @@ def tune(case: Case, kinds: list[str], limit: int, processes: int) -> dict[str, 
         if failure:
             found.setdefault("failed", []).append((0.0, {"kind": kind, "why": failure}))
             continue
-        shape = schedule.score if kind == "route" else schedule.attend
+        shape = schedule.attend if kind in ("attend", "full") else schedule.score
         try:
             found[kind].append((timed(stages(bench, schedule)[kind], len(bench.layers), 10)[0],
                                 asdict(shape)))  # fmt: skip
@@ -282,7 +292,27 @@ def tune(case: Case, kinds: list[str], limit: int, processes: int) -> dict[str, 
     return {k: sorted(v, key=lambda x: x[0])[:6] for k, v in found.items()}
 
 
+def others(bench: Bench) -> dict[str, object]:
+    """Microseconds of every other full attention that loads and agrees with ours, or why not."""
+    found: dict[str, object] = {}
+    ours = bench.layers[0][3]
+    stages(bench, Schedule())["full"](0)
+    for name, make in BASELINES.items():
+        try:
+            run = make(bench)
+            gap = float((run(0).float() - ours.float()).norm() / ours.float().norm())
+            if not gap < 0.01:
+                raise ValueError(f"outputs differ by {gap:.3f}")
+            found[name] = [round(x, 2) for x in timed(lambda at, r=run: r(at), len(bench.layers))]
+        except Exception as error:
+            found[name] = f"{type(error).__name__}: {str(error)[:100]}"
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+    return found
+
+
 def measure(case: Case, schedule: Schedule, copy: float) -> dict[str, object]:
+    """Times of every stage, after a check of the outputs."""
     bench = prepare(case)
     errors = check(bench, schedule)
     if max(errors.values()) > 0.01:
@@ -291,14 +321,19 @@ def measure(case: Case, schedule: Schedule, copy: float) -> dict[str, object]:
     times = {n: timed(f, len(bench.layers)) for n, f in runs.items()}
     fields, attended = case.sparse_bytes()
     best = {n: t[0] for n, t in times.items()}
+    rivals = others(bench)
+    known = [t[0] for t in rivals.values() if isinstance(t, list)]
+    fastest = min([best["full"], *known])
     return {
         "case": asdict(case), "schedule": asdict(schedule), "errors": errors,
-        "layers": len(bench.layers), "microseconds": {n: [round(x, 2) for x in t] for n, t in times.items()},
+        "layers": len(bench.layers), 
+        "microseconds": {n: [round(x, 2) for x in t] for n, t in times.items()},
         "tb_per_s": {
             "score": fields / best["score"] / 1e6, "attend": attended / best["attend"] / 1e6,
             "full": case.full_bytes() / best["full"] / 1e6, "copy": copy / 1e12,
         },
-        "speedup": best["full"] / best["step"],
+        "others": rivals, "speedup_over_own": best["full"] / best["step"],
+        "speedup": fastest / best["step"],
         "ideal": case.full_bytes() / (fields + attended),
     }  # fmt: skip
 
@@ -308,7 +343,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--case", action="append", choices=sorted(known))
     parser.add_argument("--tune", action="store_true")
-    parser.add_argument("--kind", action="append", choices=("route", "attend", "full"))
+    parser.add_argument(
+        "--kind", action="append", choices=("route", "score", "choose", "attend", "full")
+    )
     parser.add_argument("--limit", type=int, default=1000, help="schedules tried for each stage")
     parser.add_argument("--processes", type=int, default=12)
     parser.add_argument("--schedules", type=Path, help="JSON: schedules by case")

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from platformdirs import user_cache_dir
-
 from vortex.ir import Candidate
 from vortex.schedule import padded
 from vortex.triton.arrays import Shapes, Stored
@@ -24,7 +22,7 @@ import triton.language as tl
 
 from vortex.triton.device import larger, largest, low_bits, nearest, sign, smaller, smallest, tanh
 from vortex.triton.select import (
-    free_count, rank_key, reserved_pages, top_k, top_p, write_list,
+    free_count, limited, rank_key, reserved_pages, top_k, top_p, write_list,
 )
 '''
 
@@ -159,8 +157,7 @@ def load_module(text: str) -> ModuleType:
     name = f"vortex_kernel_{hashlib.sha256(text.encode()).hexdigest()[:20]}"
     if name in sys.modules:
         return sys.modules[name]
-    home = os.environ.get("VORTEX_CACHE") or user_cache_dir("vortex-search")
-    path = Path(home) / "kernels" / f"{name}.py"
+    path = _home() / "kernels" / f"{name}.py"
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_suffix(f".{os.getpid()}.tmp")
@@ -172,3 +169,13 @@ def load_module(text: str) -> ModuleType:
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+def _home() -> Path:
+    """The user's cache folder."""
+    given = os.environ.get("VORTEX_CACHE")
+    if given:
+        return Path(given)
+    from platformdirs import user_cache_dir
+
+    return Path(user_cache_dir("vortex-search"))

@@ -331,7 +331,9 @@ class _Chooser:
             if ranking.source == "top_p":
                 share = number(ranking.amount)
                 return w.fresh(f"top_p(score{s}, key{s}, page, {among}, wanted{i}, {share})")
-            found = w.fresh(f"top_k(key{s}, page, {among}, wanted{i})")
+            # Reserved pages apart, no ranking wants more than there are; a refinement may.
+            need = f"wanted{i}" if among == "among" else f"limited(wanted{i}, {among})"
+            found = w.fresh(f"top_k(key{s}, page, {among}, {need})")
             if ranking.source == "threshold":
                 return w.fresh(f"{found} & (score{s} >= {number(ranking.amount)})")
             return found

@@ -22,46 +22,72 @@ def tie_hash(page):
 
 @triton.jit
 def rank_key(score):
-    """Unsigned keys whose order is that of the scores; 0 for what is not finite."""
+    """Whole numbers whose order is that of the scores; the least but one for what is not finite
+    (the least is kept for pages that are not ranked)."""
     bits = (score + 0.0).to(tl.int32, bitcast=True)  # -0.0 becomes 0.0
-    ordered = tl.where(bits >= 0, bits, bits ^ 0x7FFFFFFF) ^ -2147483648
+    ordered = tl.where(bits >= 0, bits, bits ^ 0x7FFFFFFF)
     finite = (bits & 0x7F800000) != 0x7F800000
-    return tl.where(finite, ordered, 0).to(tl.uint32, bitcast=True)
+    return tl.where(finite, ordered, -2147483647)
 
 
 @triton.jit
-def _largest(key, alive, sure, need, SHIFT: tl.constexpr):
-    """One digit of a radix selection: who is surely among the ``need`` largest of ``alive``, who
-    still may be, and how many of them are needed."""
-    digit = ((key >> SHIFT) & 0xFF).to(tl.int32)
-    counts = tl.histogram(digit, 256, mask=alive)
-    at_least = tl.cumsum(counts, 0, reverse=True)
-    cut = tl.sum((at_least >= need).to(tl.int32), 0) - 1
-    above = tl.sum(tl.where(tl.arange(0, 256) > cut, counts, 0), 0)
-    return alive & (digit == cut), sure | (alive & (digit > cut)), need - above
+def _value(key):
+    """The score of a key."""
+    return tl.where(key >= 0, key, key ^ 0x7FFFFFFF).to(tl.float32, bitcast=True)
 
 
 @triton.jit
-def top_k(key, page, among, wanted):
-    """The best ``wanted`` pages of ``among``: bool ``[PAGES]``; all of them if there are fewer.
+def _cut(key, least, total, need, BY_VALUE: tl.constexpr):
+    """The largest number that at least ``need`` keys reach, or one above it that as many reach;
+    and how many do. ``total`` keys reach ``least``, no fewer than ``need``.
 
-    Four digits of the key find the last score that is kept; pages that tie on it are told apart
-    by three digits of their hash, which no two share.
+    Bisection that ends as soon as a number parts exactly: of scores at first, which are spread
+    more evenly than their keys, of keys in the end, which is sure to arrive.
     """
-    none = page < 0
-    alive = tl.where(wanted > 0, among, none)
-    sure = none
-    need = tl.minimum(wanted, tl.sum(among.to(tl.int32), 0))
-    alive, sure, need = _largest(key, alive, sure, need, 24)
-    alive, sure, need = _largest(key, alive, sure, need, 16)
-    alive, sure, need = _largest(key, alive, sure, need, 8)
-    alive, sure, need = _largest(key, alive, sure, need, 0)
-    if tl.sum(alive.to(tl.int32), 0) > need:
-        ties = tie_hash(page).to(tl.uint32, bitcast=True)
-        alive, sure, need = _largest(ties, alive, sure, need, 16)
-        alive, sure, need = _largest(ties, alive, sure, need, 8)
-        alive, sure, need = _largest(ties, alive, sure, need, 0)
-    return sure | alive
+    low, high = least.to(tl.int64), tl.max(key, 0).to(tl.int64)
+    step = 0
+    while low < high:
+        middle = low + (high - low + 1) // 2
+        if BY_VALUE:
+            between = _value(low.to(tl.int32)) * 0.5 + _value(high.to(tl.int32)) * 0.5
+            guess = tl.minimum(tl.maximum(rank_key(between).to(tl.int64), low + 1), high)
+            middle = tl.where(step < 12, guess, middle)
+        count = tl.sum((key >= middle.to(tl.int32)).to(tl.int32), 0)
+        total = tl.where(count >= need, count, total)
+        low = tl.where(count >= need, middle, low)
+        high = tl.where(count > need, high, tl.where(count == need, middle, middle - 1))
+        step += 1
+    return low.to(tl.int32), total
+
+
+@triton.jit
+def top_k(key, page, among, need):
+    """The best ``need`` pages of ``among``, which has no fewer: bool ``[PAGES]``.
+
+    Pages that tie on the last score kept are told apart by their hashes, which no two share.
+    """
+    ranked = tl.where(among, key, -2147483648)
+    finite = ranked > -2147483647
+    least = tl.min(tl.where(finite, ranked, 2147483647), 0)
+    total = tl.sum(finite.to(tl.int32), 0)
+    # Too few finite scores: all of them, and the rest by hash.
+    enough = total >= need
+    cut, reached = _cut(ranked, tl.where(enough, least, 2147483647), total, need, True)
+    cut = tl.where(enough, cut, -2147483647)
+    found = among & (ranked >= cut)
+    if (reached != need) | (total < need):
+        above = among & (ranked > cut)
+        ties = tl.where(among & (ranked == cut), tie_hash(page), -1)
+        left = need - tl.sum(above.to(tl.int32), 0)
+        last, _ = _cut(ties, left * 0 - 1, left * 0 + 2147483647, left, False)
+        found = above | (ties >= tl.maximum(last, 0))
+    return tl.where(need > 0, found, page < 0)
+
+
+@triton.jit
+def limited(wanted, among):
+    """``wanted``, or how many there are."""
+    return tl.minimum(wanted, tl.sum(among.to(tl.int32), 0))
 
 
 @triton.jit
@@ -70,20 +96,22 @@ def top_p(score, key, page, among, wanted, share):
 
     Bisection on the key for the smallest score that is needed; sums are float64.
     """
-    finite = key > 0
-    some = tl.where(among & finite & (score > 0.0), score, 0.0).to(tl.float64)
+    ranked = tl.where(among, key, -2147483648)
+    some = tl.where(among & (key > -2147483647) & (score > 0.0), score, 0.0).to(tl.float64)
     goal = tl.sum(some, 0) * share
-    cut = tl.zeros((), tl.uint32)
-    for bit in tl.static_range(31, -1, -1):
-        higher = cut | (1 << bit)
-        held = tl.sum(tl.where(key >= higher, some, 0.0), 0)
-        cut = tl.where(held >= goal, higher, cut)
-    above = among & (key > cut)
+    low, high = tl.min(ranked, 0).to(tl.int64), tl.max(ranked, 0).to(tl.int64)
+    while low < high:
+        middle = low + (high - low + 1) // 2
+        held = tl.sum(tl.where(ranked >= middle.to(tl.int32), some, 0.0), 0)
+        low = tl.where(held >= goal, middle, low)
+        high = tl.where(held >= goal, high, middle - 1)
+    cut = low.to(tl.int32)
+    above = among & (ranked > cut)
     held = tl.sum(tl.where(above, some, 0.0), 0)
-    each = tl.max(tl.where(among & (key == cut), some, 0.0), 0)
+    each = tl.max(tl.where(among & (ranked == cut), some, 0.0), 0)
     ties = tl.where(each > 0.0, tl.ceil((goal - held) / each), 1.0).to(tl.int32)
     enough = tl.sum(above.to(tl.int32), 0) + tl.maximum(ties, 1)
-    return top_k(key, page, among, tl.minimum(enough, wanted))
+    return top_k(key, page, among, limited(tl.minimum(enough, wanted), among))
 
 
 @triton.jit
