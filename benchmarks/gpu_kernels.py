@@ -238,18 +238,18 @@ def copy_bandwidth() -> float:
 def grid_of(kind: str, case: Case) -> list[Schedule]:
     """Schedules to try for one stage."""
     if kind in ("route", "score"):
-        shapes = itertools.product((16, 32, 64, 128), (1, 2, 4, 8))
+        shapes = itertools.product((32, 64, 128), (2, 4, 8))
         return [Schedule(score=ScoreSchedule(block=b, warps=w)) for b, w in shapes]
     if kind == "choose":
         return [Schedule(score=ScoreSchedule(choose_warps=w)) for w in (1, 2, 4, 8, 16)]
-    blocks, warps, stage = (32, 64, 128), (4, 8), (2, 3, 4)
+    blocks, warps, stage, turned = (32, 64, 128), (4,), (3, 4), (case.batch == 1, False)
+    if case.latent:
+        blocks, warps, stage, turned = (32, 64), (4, 8), (2, 3), (True, False)
     rows = case.batch * case.kv_heads
     best = max(1, 264 // rows)
     splits = sorted({max(1, best // 2), best, best * 2, best * 4})
-    if case.latent:
-        blocks, stage = (16, 32, 64), (2, 3, 4)
     found = []
-    for b, w, s, t, n in itertools.product(blocks, warps, stage, (False, True), splits):
+    for b, w, s, t, n in itertools.product(blocks, warps, stage, set(turned), splits):
         tokens = case.context if kind == "full" else case.tokens
         if tokens / n < b:
             continue
@@ -270,7 +270,10 @@ def warm(job: tuple[Case, str, Schedule]) -> str | None:
     return None
 
 
-def tune(case: Case, kinds: list[str], limit: int, processes: int) -> dict[str, object]:
+Found = dict[str, list[tuple[float, dict[str, object]]]]
+
+
+def tune(case: Case, kinds: list[str], limit: int, processes: int) -> Found:
     """The fastest schedule of each stage."""
     jobs = [(case, kind, s) for kind in kinds for s in grid_of(kind, case)[:limit]]
     started = time.time()
@@ -278,7 +281,7 @@ def tune(case: Case, kinds: list[str], limit: int, processes: int) -> dict[str, 
         failures = pool.map(warm, jobs, chunksize=1)
     print(f"{len(jobs)} schedules compiled in {time.time() - started:.0f} s", flush=True)
     bench = prepare(case)
-    found: dict[str, list[tuple[float, dict[str, object]]]] = {k: [] for k in kinds}
+    found: Found = {k: [] for k in kinds}
     for (_, kind, schedule), failure in zip(jobs, failures, strict=True):
         if failure:
             found.setdefault("failed", []).append((0.0, {"kind": kind, "why": failure}))
@@ -343,6 +346,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--case", action="append", choices=sorted(known))
     parser.add_argument("--tune", action="store_true")
+    parser.add_argument("--measure", action="store_true", help="after tuning, with the fastest")
     parser.add_argument(
         "--kind", action="append", choices=("route", "score", "choose", "attend", "full")
     )
@@ -365,7 +369,10 @@ def main() -> None:
             if arguments.tune:
                 kinds = arguments.kind or ["route", "attend", "full"]
                 found: object = tune(case, kinds, arguments.limit, arguments.processes)
-            else:
+                best = {k: v[0][1] for k, v in found.items() if k != "failed" and v}
+                given[name] = {"score" if k == "route" else k: v for k, v in best.items()}
+                results[f"{name} tuning"] = found
+            if arguments.measure or not arguments.tune:
                 shapes = given.get(name, {})
                 schedule = Schedule(
                     ScoreSchedule(**shapes.get("score", {})),
@@ -377,7 +384,8 @@ def main() -> None:
             found = {"error": str(error)[:120]}
         torch.cuda.empty_cache()
         results[name] = found
-        print(name, json.dumps(found)[:1500], flush=True)
+        shown = found.get("microseconds", found) if isinstance(found, dict) else found
+        print(name, json.dumps(shown)[:600], flush=True)
         arguments.out.write_text(json.dumps(results, indent=1))
 
 

@@ -50,7 +50,8 @@ def _merged(
     GROUP: tl.constexpr, HEADS: tl.constexpr, VDIM: tl.constexpr, VPAD: tl.constexpr,
     SPLITS: tl.constexpr,
 ):  # fmt: skip
-    """What the splits of a list found, as one: sums ``[HEADS, VPAD]``, maxima, masses.
+    """What the splits of a list found, as one: sums ``[HEADS, VPAD]``, maxima, masses; one after
+    the other, where a tile of all is too large.
 
     Read past the first cache level: other programs wrote it.
     """
@@ -77,6 +78,45 @@ def _merged(
 
 
 @triton.jit
+def _merge(
+    partial, stats, at, used, at_out, out_head, lse_at, v_scale_at,
+    GROUP: tl.constexpr, ROWS: tl.constexpr, VDIM: tl.constexpr, VPAD: tl.constexpr,
+    SPLITS: tl.constexpr, PARTS: tl.constexpr, CHUNK: tl.constexpr,
+    SCALED: tl.constexpr, WITH_LSE: tl.constexpr,
+):  # fmt: skip
+    """Write what the splits of a list found as one, all at once, chunk by chunk of the columns.
+
+    Read past the first cache level: other programs wrote it.
+    """
+    heads, parts = tl.arange(0, ROWS), tl.arange(0, PARTS)
+    place = (at * SPLITS + parts[:, None]) * GROUP + heads[None, :]
+    real = (parts[:, None] < used) & (heads[None, :] < GROUP)
+    tops = tl.load(stats + place * 2, mask=real, other=float("-inf"), cache_modifier=".cg")
+    masses = tl.load(stats + place * 2 + 1, mask=real, other=0.0, cache_modifier=".cg")
+    top = tl.where(heads < GROUP, tl.max(tops, 0), 0.0)
+    factor = tl.exp2(tops - top[None, :])
+    mass = tl.where(heads < GROUP, tl.sum(masses * factor, 0), 1.0)
+    weight = factor / mass[None, :]
+    if SCALED:
+        weight *= tl.load(v_scale_at)
+    for chunk in tl.static_range(VPAD // CHUNK):
+        columns = chunk * CHUNK + tl.arange(0, CHUNK)
+        inside = (columns < VDIM)[None, :]
+        found = tl.load(
+            partial + place[:, :, None] * VDIM + columns[None, None, :],
+            mask=real[:, :, None] & inside[None, :, :], other=0.0, cache_modifier=".cg",
+        )  # fmt: skip
+        joined = tl.sum(found * weight[:, :, None], 0)
+        tl.store(
+            at_out + heads[:, None] * out_head + columns[None, :],
+            joined.to(at_out.dtype.element_ty), mask=(heads < GROUP)[:, None] & inside,
+        )  # fmt: skip
+    if WITH_LSE:
+        natural = (top + tl.log2(mass)) * 0.6931471805599453
+        tl.store(lse_at + heads, natural, mask=heads < GROUP)
+
+
+@triton.jit
 def _attend(
     q, k, v, out, lse, pages, counts, lengths, k_scale, v_scale, partial, stats, counter,
     scale,
@@ -87,6 +127,7 @@ def _attend(
     VDIM: tl.constexpr, VPAD: tl.constexpr, LATENT: tl.constexpr, WHOLE: tl.constexpr,
     SCALED: tl.constexpr, WITH_LSE: tl.constexpr, BLOCK: tl.constexpr, SPLITS: tl.constexpr,
     STAGES: tl.constexpr, TRANSPOSED: tl.constexpr, MATRIX: tl.constexpr,
+    ROWS: tl.constexpr, PARTS: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     """One split of one sequence and KV head.
 
@@ -129,10 +170,20 @@ def _attend(
     top = tl.full((HEADS,), float("-inf"), tl.float32)
     mass = tl.zeros((HEADS,), tl.float32)
     listed = pages + row * pages_row + head * pages_head
+    # A tile's pages are read one tile ahead, so that its copy waits for nothing. On MLA, where a
+    # multiprocessor holds one program, that was measured slower (docs/performance.md).
+    if not LATENT:
+        ahead = first + tl.arange(0, BLOCK)
+        coming = tl.load(listed + ahead // SIZE, mask=ahead < last, other=0)
     for start in tl.range(first, last, BLOCK, num_stages=STAGES):
         token = start + tl.arange(0, BLOCK)
         inside = token < last
-        page = tl.load(listed + token // SIZE, mask=inside, other=0).to(tl.int64)
+        if LATENT:
+            page = tl.load(listed + token // SIZE, mask=inside, other=0).to(tl.int64)
+        else:
+            page = coming.to(tl.int64)
+            ahead = token + BLOCK
+            coming = tl.load(listed + ahead // SIZE, mask=ahead < last, other=0)
         slot = token % SIZE
         if RATIO > 1:
             slot += (page % RATIO).to(tl.int32) * SIZE
@@ -173,7 +224,8 @@ def _attend(
             sums = tl.dot(weights.to(MATRIX), values, sums * shrink[:, None])
     if TRANSPOSED:
         sums = tl.trans(sums)
-    at_out = out + row * out_row + (head * GROUP + heads[:, None]) * out_head
+    out_at = out + row * out_row + head * GROUP * out_head
+    at_out = out_at + heads[:, None] * out_head
     lse_at = lse + at * GROUP
     used = tl.maximum(tl.cdiv(total, tl.maximum(share, 1)), 1)
     if SPLITS == 1:
@@ -191,9 +243,16 @@ def _attend(
         tl.debug_barrier()
         if tl.atomic_add(counter + at, 1, sem="acq_rel") == used - 1:
             tl.store(counter + at, 0)
-            sums, top, mass = _merged(partial, stats, at, used, GROUP, HEADS, VDIM, VPAD, SPLITS)
-            _finish(sums, top, mass, at_out, lse_at, v_scale + head,
-                    GROUP, HEADS, VDIM, VPAD, SCALED, WITH_LSE)  # fmt: skip
+            if LATENT:
+                sums, top, mass = _merged(
+                    partial, stats, at, used, GROUP, HEADS, VDIM, VPAD, SPLITS
+                )
+                _finish(sums, top, mass, at_out, lse_at, v_scale + head,
+                        GROUP, HEADS, VDIM, VPAD, SCALED, WITH_LSE)  # fmt: skip
+            else:
+                _merge(partial, stats, at, used, out_at, out_head, lse_at, v_scale + head,
+                       GROUP, ROWS, VDIM, VPAD, SPLITS, PARTS, CHUNK, SCALED,
+                       WITH_LSE)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +330,8 @@ def attend(
     kv_heads, own_size = cache.k.shape[1:3]
     vdim = cache.v.shape[-1]
     first = vdim if cache.latent else _first_run(dim)
+    parts = 1 << (schedule.splits - 1).bit_length()
+    rows_of = 1 << (heads // kv_heads - 1).bit_length()
     group, per_head, none = heads // kv_heads, pages.dim() == 3, workspace.stats
     _attend[(schedule.splits, kv_heads, rows)](
         q, cache.k, cache.v, out, none if lse is None else lse, pages,
@@ -286,6 +347,7 @@ def attend(
         LATENT=cache.latent, WHOLE=counts is None, SCALED=cache.k_scale is not None,
         WITH_LSE=lse is not None, BLOCK=schedule.block, SPLITS=schedule.splits,
         STAGES=schedule.stages, TRANSPOSED=schedule.transposed, MATRIX=matrix_type(q.dtype),
+        ROWS=rows_of, PARTS=parts, CHUNK=max(16, min(padded(vdim), 16384 // (parts * rows_of))),
         num_warps=schedule.warps,
     )  # fmt: skip
 
