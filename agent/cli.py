@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from agent.commands import inspect_run, judge, search
+from agent.commands import evaluate, inspect_run, judge, search
 from vortex.errors import ExitCode, VortexError
 
 
@@ -16,7 +16,8 @@ class Commands(click.Group):
     def main(self, *args: object, **kwargs: object) -> object:  # type: ignore[override]
         """Run; exits the process."""
         try:
-            super().main(*args, standalone_mode=False, **kwargs)  # type: ignore[call-overload]
+            # Without standalone mode, click returns the code of an Exit instead of leaving.
+            code = super().main(*args, standalone_mode=False, **kwargs)  # type: ignore[call-overload]
         except VortexError as error:
             print(error.render(), file=sys.stderr)
             sys.exit(error.exit_code)
@@ -28,7 +29,7 @@ class Commands(click.Group):
             sys.exit(ExitCode.INTERRUPTED)
         except BrokenPipeError:
             sys.exit(ExitCode.OK)
-        sys.exit(ExitCode.OK)
+        sys.exit(code if isinstance(code, int) else ExitCode.OK)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -64,7 +65,7 @@ def models_list() -> None:
         click.echo(f"{name:16} {geometry.kind:4} {geometry.layers:3} layers  {here}")
 
 
-for command in (*judge.COMMANDS, *search.COMMANDS, *inspect_run.COMMANDS):
+for command in (*judge.COMMANDS, *evaluate.COMMANDS, *search.COMMANDS, *inspect_run.COMMANDS):
     main.add_command(command)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from vortex.compile import bind, parse
 from vortex.errors import VortexError
-from vortex.ir import KnobRef, Node, Program, walk
+from vortex.ir import Node, Program, walk
 from vortex.knobs import KnobValue
 from vortex.ops import OPS, AxisError
 from vortex.passes import rewrite
@@ -117,15 +117,9 @@ def _tidied(program: Program) -> Program:
     roots = [*live, *updates.values()]
     read = {str(n.attr("name")) for n in walk(roots) if n.op == "field"}
     fields = {n: f for n, f in program.fields.items() if n in read}
-    every = [*roots, *fields.values()]
-    p = program.policies
-    used = [v for n in walk(every) for _, v in n.attrs]
-    used += [part for n in walk(every) for a in n.axes for part in a.extent.parts]
-    used += [program.dtype, p.dense_first, p.dense_last, p.reuse_layers, p.reuse_steps]
-    used += list(program.states.values()) if updates else []
-    names = {v.knob for v in used if isinstance(v, KnobRef)} | {"page_size"}
-    return replace(
+    tidy = replace(
         program, scores=scores, fields=fields, updates=updates,
         states=program.states if updates else {},
-        knobs={n: k for n, k in program.knobs.items() if n in names},
     )  # fmt: skip
+    names = tidy.knobs_read()
+    return replace(tidy, knobs={n: k for n, k in program.knobs.items() if n in names})

@@ -23,7 +23,8 @@ def board_of(store: Store) -> Board:
     sealed = sealed_losses(store, now)
     rows = [_row(s, now, s.record.id in members, sealed) for s in now.by_id.values()]
     rows.sort(key=_order)
-    states = Counter(str(s.status or "waiting") for s in now.by_id.values())
+    proposed = [s for s in now.by_id.values() if not s.record.control]
+    states = Counter(str(s.status or "waiting") for s in proposed)
     return Board(
         run=store.name,
         target=config.model,

@@ -21,7 +21,7 @@ from evals.result import Evaluation, Metric, Stage, StageResult, Status
 from evals.scoring import score
 from evals.texts import Split
 from evals.throughput import Bench, measure
-from vortex.compile import bind, parse
+from vortex.compile import compile_text, placed
 from vortex.cost import Price, price
 from vortex.devices import device
 from vortex.errors import ProgramError, VortexError
@@ -29,12 +29,12 @@ from vortex.geometry import Workload, geometry
 from vortex.ir import Candidate
 from vortex.plan import dense_layers
 from vortex.suffix import SuffixAttend
-from vortex.verify import verify_candidate, verify_program
 
 EVALUATOR_VERSION = "2"
 _KEPT_CONTEXTS = 4
 _FIDELITY = (
-    ("mass", "share"), ("error", "ratio"), ("recovered", "share"), ("not_finite", "share"),
+    ("mass", "share"), ("best", "share"), ("chance", "share"), ("recovered", "share"),
+    ("error", "ratio"), ("not_finite", "share"),
 )  # fmt: skip
 
 
@@ -71,11 +71,9 @@ class Evaluator:
             if kind != "screen":
                 stages.clear()
             try:
-                run(request, candidate, stages)
-            except VortexError as error:
-                if not error.code.startswith("E20"):
-                    raise
-                # It does not fit this model's shapes.
+                with placed(candidate.program):
+                    run(request, candidate, stages)
+            except ProgramError as error:  # it does not fit this model's shapes
                 stages.append(_failed(Stage.PARITY, Status.REJECTED, error.render()))
         stages[-1] = stages[-1].model_copy(update={"seconds": time.perf_counter() - started})
         evaluation = Evaluation(
@@ -91,15 +89,14 @@ class Evaluator:
 
     def _parse(self, request: Mapping[str, Any], stages: list[StageResult]) -> Candidate | None:
         try:
-            program = parse(str(request["text"]), reserved=bool(request.get("control")))
-            verify_program(program)
-            files = Path(str(request["files"])) if request.get("files") else None
-            candidate = bind(program, request.get("knobs") or {}, files=files)
-            verify_candidate(candidate)
-            price(candidate, self.geometry, self.workload, self.device)
-        except ProgramError as error:
-            stages.append(_failed(Stage.PARSE, Status.REJECTED, error.render()))
-            return None
+            candidate = compile_text(
+                str(request["text"]), request.get("knobs") or {},
+                filename=str(request.get("filename", "program")),
+                reserved=bool(request.get("control")),
+                files=Path(str(request["files"])) if request.get("files") else None,
+            )  # fmt: skip
+            with placed(candidate.program):
+                price(candidate, self.geometry, self.workload, self.device)
         except VortexError as error:
             stages.append(_failed(Stage.PARSE, Status.REJECTED, error.render()))
             return None

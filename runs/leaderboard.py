@@ -17,8 +17,9 @@ from vortex.errors import printable
 
 def facts(board: Board) -> list[str]:
     """What must be said above every table."""
+    judged = "1 candidate" if board.evaluated == 1 else f"{board.evaluated} candidates"
     lines = [
-        f"run {board.run}: {board.evaluated} candidates judged for {board.target} "
+        f"run {board.run}: {judged} judged for {board.target} "
         f"({', '.join(f'{n} {s}' for s, n in board.statuses.items())})",
         f"accuracy: measured on {board.accuracy_model}, {board.budgets}",
         f"step time: predicted for {board.device}, {board.workload}",

@@ -8,9 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from runs.records import RunConfig
 from search_spaces.block_topk import library
 from vortex import compile_text
+from vortex.cost import price
+from vortex.devices import device
 from vortex.errors import ExitCode
+from vortex.geometry import Workload, geometry
 from vortex.handbook import reference
 from vortex.reference import selected_pages
 
@@ -41,9 +45,8 @@ def test_the_language_reference_is_the_op_table_s() -> None:
     assert (ROOT / "docs" / "language.md").read_text(encoding="utf-8") == reference()
 
 
-PROGRAMS = re.findall(
-    r"```python\n(import vortex.*?)```", (ROOT / "docs" / "tutorial.md").read_text(), re.DOTALL
-)
+TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+PROGRAMS = re.findall(r"```python\n(import vortex.*?)```", TUTORIAL, re.DOTALL)
 
 
 @pytest.mark.parametrize("text", PROGRAMS)
@@ -56,8 +59,19 @@ def test_every_program_of_the_tutorial_chooses_pages(text: str) -> None:
     assert all(0 < len(pages) < 60 for pages in found)
 
 
-def test_the_tutorial_has_its_four_programs() -> None:
-    assert len(PROGRAMS) == 4
+def test_the_tutorial_has_its_programs() -> None:
+    names = [re.findall(r"class (\w+)", text)[0] for text in PROGRAMS]
+    assert names == ["Window", "Mean", "Quest", "Fp8Quest", "NarrowQuest", "Parts"]
+
+
+def test_what_the_tutorial_says_a_program_costs_is_what_it_costs() -> None:
+    config, costs = RunConfig(), {}
+    workload = Workload(config.batch, config.context)
+    for candidate in map(compile_text, PROGRAMS):
+        cost = price(candidate, geometry(config.model), workload, device(config.device))
+        costs[candidate.program.name] = f"{cost.sparse.seconds * 1e3:.3f}"
+    rows = re.findall(r"^\| (\w+) \| ([\d.]+) ms", TUTORIAL, re.MULTILINE)
+    assert len(rows) == 3 and all(costs[name] == shown for name, shown in rows)
 
 
 def test_every_algorithm_has_its_row() -> None:

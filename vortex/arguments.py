@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from vortex.ir import Attr, KnobRef, MatrixRef, Node
 from vortex.ops import Op, Param
 from vortex.storage import BITS
-from vortex.values import Outputs, PageFields, Poison, Value
+from vortex.values import Outputs, PageFields, Poison, Refused, Value
 
 if TYPE_CHECKING:
     from vortex.expressions import Walker
@@ -108,6 +108,8 @@ def storage_type(walker: Walker, value: Value, tree: ast.keyword) -> Attr:
     Raises:
         Refused: there is no such type.
     """
+    if isinstance(value, Poison):
+        raise Refused
     if isinstance(value, KnobRef) or value in tuple(BITS):
         assert isinstance(value, KnobRef | str)
         return value

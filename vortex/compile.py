@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,13 +38,14 @@ def compile_text(
     """text -> frontend -> Program -> verify -> bind -> verify -> Candidate.
 
     Raises:
-        ProgramError: the text is not a program.
-        VortexError: E201 to E203, a knob does not exist, is out of range, or does not fit.
+        ProgramError: the text is not a program, or it cannot be bound (see ``bind``).
+        VortexError: E201, there is no such knob.
     """
     program = parse(source, filename=filename, reserved=reserved)
-    verify_program(program)
-    candidate = bind(program, knobs or {}, files=files)
-    verify_candidate(candidate)
+    with placed(program):
+        verify_program(program)
+        candidate = bind(program, knobs or {}, files=files)
+        verify_candidate(candidate)
     return candidate
 
 
@@ -59,8 +61,9 @@ def bind(program: Program, knobs: Mapping[str, object], *, files: Path | None = 
         files: folder that stored matrices are looked up in; None: none may be named.
 
     Raises:
-        VortexError: E201 (no such knob), E202 (out of range), E203 (a split does not divide), E205
-            (a budget below the reserved pages), E206 (a stored matrix is absent or unfit).
+        VortexError: E201, there is no such knob.
+        ProgramError: E202 (out of range), E203 (a split does not divide), E205 (a budget below the
+            reserved pages), E206 (a stored matrix is absent or unfit), each with its place.
     """
     for name in knobs:
         if name not in program.knobs:
@@ -69,10 +72,12 @@ def bind(program: Program, knobs: Mapping[str, object], *, files: Path | None = 
                 code="E201",
                 hint=f"its knobs are {', '.join(program.knobs)}",
             )
-    values = {
-        name: checked(name, knob, knobs.get(name, knob.default))
-        for name, knob in program.knobs.items()
-    }
+    with placed(program):
+        return _bound(program, knobs, files)
+
+
+def _bound(program: Program, knobs: Mapping[str, object], files: Path | None) -> Candidate:
+    values = {name: _value(program, name, knobs) for name in program.knobs}
 
     def plain(value: Attr) -> KnobValue:
         if isinstance(value, KnobRef):
@@ -90,9 +95,10 @@ def bind(program: Program, knobs: Mapping[str, object], *, files: Path | None = 
     select = next(parts)
     page_size, dtype = int(values["page_size"]), str(plain(program.dtype))
     if dtype not in BITS:
+        place = program.dtype.knob if isinstance(program.dtype, KnobRef) else ""
         raise VortexError(
             f"fields cannot be stored as '{dtype}'", code="E202", hint=f"use {', '.join(BITS)}"
-        )
+        ).at(program.places.get(place))
     _check_splits(list(bound), page_size)
     _check_budgets(select, page_size)
     p = program.policies
@@ -116,6 +122,14 @@ def bind(program: Program, knobs: Mapping[str, object], *, files: Path | None = 
     return replace(candidate, candidate_hash=candidate_hash(candidate))
 
 
+def _value(program: Program, name: str, given: Mapping[str, object]) -> KnobValue:
+    knob = program.knobs[name]
+    try:
+        return checked(name, knob, given.get(name, knob.default))
+    except VortexError as error:
+        raise error.at(program.places.get(name)) from None
+
+
 def _check_budgets(select: Node, page_size: int) -> None:
     """A budget that is a plain number must hold the reserved pages and one more."""
     plan = plan_of(select)
@@ -131,7 +145,7 @@ def _check_budgets(select: Node, page_size: int) -> None:
                 f"{page_size} tokens and one more",
                 code="E205",
                 hint=f"give at least {least * page_size} tokens, or reserve fewer pages",
-            )
+            ).at(ranking.budget.span)
 
 
 def _check_splits(roots: list[Node], page_size: int) -> None:
@@ -139,7 +153,10 @@ def _check_splits(roots: list[Node], page_size: int) -> None:
     for node in walk(roots):
         for axis in node.axes:
             if axis.extent.base in ("token", "one"):
-                axis.extent.resolve({"token": page_size}, {})
+                try:
+                    axis.extent.resolve({"token": page_size}, {})
+                except VortexError as error:
+                    raise error.at(node.span) from None
 
 
 def executable(candidate: Candidate, *, fused: bool = True) -> tuple[dict[str, Node], Node]:
@@ -154,7 +171,24 @@ def executable(candidate: Candidate, *, fused: bool = True) -> tuple[dict[str, N
     return dict(zip(names, done, strict=False)), done[-1]
 
 
-def located(error: VortexError, source: str, filename: str) -> ProgramError:
-    """A binding error as a program error, so that workers report one shape."""
-    diagnostic = Diagnostic(error.code, error.message, None, error.hint)
-    return ProgramError([diagnostic], source=source, filename=filename)
+@contextmanager
+def placed(program: Program) -> Iterator[None]:
+    """Gives errors of the families E19 and E20, which are about a program, its file and text.
+
+    Raises:
+        ProgramError: such an error was raised within.
+    """
+    try:
+        yield
+    except ProgramError:
+        raise
+    except VortexError as error:
+        if not error.code.startswith(("E19", "E20")):
+            raise
+        raise located(error, program) from None
+
+
+def located(error: VortexError, program: Program) -> ProgramError:
+    """An error about a program as one that shows its place in the text."""
+    diagnostic = Diagnostic(error.code, error.message, error.span, error.hint)
+    return ProgramError([diagnostic], source=program.source, filename=program.filename)

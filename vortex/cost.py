@@ -28,7 +28,7 @@ from typing import Literal
 
 from vortex.devices import Device
 from vortex.geometry import Geometry
-from vortex.ir import Candidate, Node, walk
+from vortex.ir import Candidate, Node, extents, walk
 from vortex.ops import OPS
 from vortex.plan import attended_tokens, dense_layers, plan_of
 from vortex.storage import field_bytes
@@ -155,9 +155,9 @@ def graph_flops(roots: Iterable[Node], sizes: dict[str, int]) -> float:
     total = 0.0
     for node in walk(roots):
         if node.inputs and OPS[node.op].kind != "selector":
-            axes = {a.name: a.extent for n in node.inputs for a in n.axes}
-            extents = (extent.resolve(sizes, {}) for extent in axes.values())
-            total += OPS[node.op].flops * math.prod(extents)
+            axes = {a.name: e for n in node.inputs
+                    for a, e in zip(n.axes, extents(n, sizes), strict=True)}  # fmt: skip
+            total += OPS[node.op].flops * math.prod(axes.values())
     return total
 
 
@@ -173,7 +173,7 @@ def page_bytes(candidate: Candidate, geometry: Geometry) -> int:
     sizes = {**geometry.sizes(), "token": candidate.page_size}
     return sum(
         field_bytes(
-            math.prod(a.extent.resolve(sizes, {}) for a in candidate.fields[name].axes),
+            math.prod(extents(candidate.fields[name], sizes)),
             candidate.dtype,
         )
         for name in fields_read(candidate)
@@ -249,8 +249,10 @@ def price(candidate: Candidate, geometry: Geometry, workload: Workload, device: 
     """Predict what one decode step costs, and what full attention costs on the same terms.
 
     Raises:
-        VortexError: E203, a split of the candidate does not divide the geometry's axis.
+        VortexError: E203, a split of the candidate does not divide the geometry's axis; E207, it
+            reads a part of the key that the geometry does not have.
     """
+    _check_axes(candidate, geometry)
     full = full_step(geometry, workload, device)
     tokens = attended_tokens(candidate, workload.context, workload.context, layers=geometry.layers)
     dense = len(dense_layers(candidate, geometry.layers, geometry.layers))
@@ -278,6 +280,13 @@ def price(candidate: Candidate, geometry: Geometry, workload: Workload, device: 
         memory=memory,
         fits=memory <= 0.9 * device.memory,
     )
+
+
+def _check_axes(candidate: Candidate, geometry: Geometry) -> None:
+    """Inputs come first: what does not fit is shown where it is cut, not where it is used."""
+    sizes = {**geometry.sizes(), "token": candidate.page_size, "page": 1}
+    for node in walk([*candidate.fields.values(), *candidate.scores.values()]):
+        extents(node, sizes)
 
 
 def _sparse_step(

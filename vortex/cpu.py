@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from vortex.compile import executable
 from vortex.execute import run_graph
-from vortex.ir import Candidate, Node, walk
+from vortex.ir import Candidate, Node, extents, walk
 from vortex.named import Named, Run, aligned, named
 from vortex.passes import split_cached
 from vortex.plan import Scaling, depth_of, plan_of
@@ -268,12 +269,9 @@ class Router:
         sizes = {"page": complete, "head": heads, "dim": dim, "vdim": dim}
         rope = self.rope[1] if self.rope else dim
         sizes |= {"token": self.candidate.page_size, "rope": rope, "nope": max(1, dim - rope)}
-        largest = 1
+        total, largest = kv_heads * count, 1
         for node in walk(roots):
-            total = kv_heads * count
-            for axis in node.axes:
-                total *= axis.extent.resolve(sizes, {})
-            largest = max(largest, total)
+            largest = max(largest, total * math.prod(extents(node, sizes)))
         return largest
 
 

@@ -6,16 +6,22 @@ import ast
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from vortex.errors import Span
 from vortex.expressions import Walker
 from vortex.ir import Attr, KnobRef, Policies
 from vortex.knobs import Choice, Integer, Knob, Real, knob_problem
-from vortex.values import POISON, Poison
+from vortex.values import POISON, Poison, nearest, span_of
 
 PAGE_SIZES = (8, 16, 32, 64, 128)
 _SHARED = ("mean", "max", "sum")
 _POLICIES: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "dense_layers": ("layers", {"first": "dense_first", "last": "dense_last"}),
     "reuse": ("reuse", {"layers": "reuse_layers", "steps": "reuse_steps"}),
+}
+_KNOBS = {
+    "choice": "vx.choice(16, 32)",
+    "integer": "vx.integer(1, 8, default=2)",
+    "real": "vx.real(0.1, 10, log=True, default=1.0)",
 }
 _EXAMPLES = {
     "dense_layers": "dense_layers = vx.layers(first=2)",
@@ -30,12 +36,14 @@ class Declarations:
 
     Attributes:
         walker: shares ``knobs`` with this.
+        places: where each knob is declared.
     """
 
     walker: Walker
     knobs: dict[str, Knob]
     policies: Policies = field(default_factory=Policies)
     states: dict[str, Attr] = field(default_factory=dict)
+    places: dict[str, Span] = field(default_factory=dict)
 
     def declaration(self, name: str, tree: ast.Assign, methods: tuple[str, ...]) -> None:
         """One assignment."""
@@ -44,6 +52,8 @@ class Declarations:
             self.walker.complain("E121", f"'{name}' cannot be declared here, or not twice", tree)
             return
         value = tree.value
+        before = len(self.walker.problems)
+        self.places[name] = span_of(tree)
         match value:
             case _ if name in _EXAMPLES:
                 self.policy(name, value)
@@ -58,6 +68,8 @@ class Declarations:
             case _:
                 self.walker.complain("E113", f"'{name}' is not a knob", value,
                                      "use vx.choice, vx.integer, vx.real or a number")  # fmt: skip
+        if len(self.walker.problems) > before:
+            self.walker.broken.add(name)
 
     def keep(self, name: str, knob: Knob | None, tree: ast.expr) -> None:
         """Remember a knob that makes sense."""
@@ -97,9 +109,11 @@ class Declarations:
                 if kind == "integer":
                     return Integer(int(low), int(high), log, int(default))  # type: ignore[arg-type]
                 return Real(float(low), float(high), log, float(default))  # type: ignore[arg-type]
-        self.walker.complain("E113", f"'{kind}' does not declare a knob like this", tree,
-                    "vx.choice(16, 32), vx.integer(1, 8, default=2), vx.real(0.1, 10, log=True, "
-                    "default=1.0)")  # fmt: skip
+        if kind in _KNOBS:
+            message, near = f"'{kind}' does not declare a knob like this", kind
+        else:
+            message, near = f"there is no knob vx.{kind}", nearest(kind, list(_KNOBS)) or ""
+        self.walker.complain("E113", message, tree, _KNOBS.get(near, ", ".join(_KNOBS.values())))
         return None
 
     def literal(self, tree: ast.expr) -> int | float | str | bool | Poison:
@@ -131,6 +145,8 @@ class Declarations:
 
     def policy(self, name: str, tree: ast.expr) -> None:
         """One of the class attributes with a meaning of their own."""
+        if any(isinstance(n, ast.Name) and n.id in self.walker.broken for n in ast.walk(tree)):
+            return
         changed = self._shared(tree) if name == "per_head" else self._counts(name, tree)
         if changed is None:
             self.walker.complain("E119", f"'{name}' does not say this", tree, _EXAMPLES[name])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 
 class ExitCode:
     """Process exit codes of the command line, documented in docs/errors.md."""
 
     OK = 0
-    FAILED = 1  # the work ran and its answer is no (a rejected program, an empty front)
+    FAILED = 1  # the work ran and its answer is no (a stage that fails, an empty front)
     USAGE = 2  # the input is wrong: a flag, a file, a program, a name
     ENVIRONMENT = 3  # the machine is in the way: disk full, no network, run locked
     INTERRUPTED = 130
@@ -44,6 +44,9 @@ class VortexError(Exception):
         code: stable identifier, listed in docs/errors.md.
         hint: what to do about it.
         exit_code: what the process returns.
+
+    Attributes:
+        span: the place in the program's text, where one is known.
     """
 
     def __init__(
@@ -59,6 +62,12 @@ class VortexError(Exception):
         self.code = code
         self.hint = hint
         self.exit_code = exit_code
+        self.span: Span | None = None
+
+    def at(self, span: Span | None) -> Self:
+        """This error, placed there unless a place is known already."""
+        self.span = self.span or span
+        return self
 
     def render(self) -> str:
         """The message as the command line prints it."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
+from vortex.errors import VortexError
 from vortex.ir import Node, walk
 from vortex.named import Named, Run
 from vortex.ops import OPS
@@ -17,6 +18,9 @@ def run_graph(roots: Iterable[Node], sources: Mapping[str, Named], run: Run) -> 
     Args:
         sources: values of source nodes; a field is looked up as ``field:NAME``, a state as
             ``state:NAME``.
+
+    Raises:
+        VortexError: E203 or E206, the arrays do not fit an operation; it has its place.
     """
     roots = list(roots)
     values: dict[str, Named] = {}
@@ -32,5 +36,8 @@ def run_graph(roots: Iterable[Node], sources: Mapping[str, Named], run: Run) -> 
             values[node.key] = sources[node.op]
         else:
             inputs = tuple(values[n.key] for n in node.inputs)
-            values[node.key] = entry.run(run, inputs, dict(node.attrs))
+            try:
+                values[node.key] = entry.run(run, inputs, dict(node.attrs))
+            except VortexError as error:
+                raise error.at(node.span) from None
     return {root.key: values[root.key] for root in roots}

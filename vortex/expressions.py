@@ -23,8 +23,10 @@ from vortex.values import (
     describe,
     folded_constant,
     kind_of,
+    many_operands,
     nearest,
     span_of,
+    spelled,
 )
 
 MAX_NODES = 512
@@ -43,6 +45,7 @@ class Walker:
     Attributes:
         scope: local names of the function being read.
         allowed: names of source ops that this function may use.
+        broken: knobs and states whose declaration was complained about.
     """
 
     knobs: Mapping[str, Knob]
@@ -52,6 +55,7 @@ class Walker:
     scope: dict[str, Value] = field(default_factory=dict)
     allowed: frozenset[str] = frozenset()
     nodes: set[str] = field(default_factory=set)
+    broken: set[str] = field(default_factory=set)
 
     def complain(self, code: str, message: str, tree: ast.AST, hint: str | None = None) -> Refused:
         """Record a diagnostic; returns the exception to raise."""
@@ -160,6 +164,8 @@ class Walker:
     def _knob(self, tree: ast.Attribute) -> Value:
         if tree.attr in self.knobs:
             return KnobRef(tree.attr)
+        if tree.attr in self.broken:
+            raise Refused
         near = nearest(tree.attr, list(self.knobs))
         hint = f"did you mean 'self.{near}'?" if near else f"knobs: {', '.join(self.knobs)}"
         raise self.complain("E109", f"there is no knob '{tree.attr}'", tree, hint)
@@ -191,6 +197,8 @@ class Walker:
             if isinstance(content, Poison):
                 raise Refused
             return make_field(tree.attr, content, span_of(tree))
+        if tree.attr in self.broken:
+            raise Refused
         near = nearest(tree.attr, [*fields, *page.states])
         hint = f"did you mean 'page.{near}'?" if near else "summarize() returns it by keyword"
         raise self.complain("E110", f"summarize() keeps no field '{tree.attr}'", tree, hint)
@@ -242,14 +250,16 @@ class Walker:
                            tree.args[op.arity - 1 :])  # fmt: skip
 
     def _unknown_op(self, name: str, tree: ast.AST, *, method: bool) -> Refused:
-        known = [o.name for o in OPS.values() if (o.method if method else o.function)]
-        near = nearest(name, known)
+        forms = [o for o in OPS.values() if (o.method if method else o.function)]
+        same = next((o for o in forms if name in o.aliases), None)
+        near = nearest(name, [o.name for o in forms])
         other = OPS.get(name)
+        hint = f"did you mean '{near}'?" if near else None
+        if same is not None and (method or many_operands(tree)):
+            hint = f"did you mean {spelled(same, tree)}?"
+        elif other is not None and (other.method or other.function) and other.kind != "source":
+            hint = f"it is spelled like this: {other.example}"
         form = "x.{}(...)" if method else "vx.{}(...)"
-        if other is not None and (other.method or other.function) and other.kind != "source":
-            hint: str | None = f"it is spelled like this: {other.example}"
-        else:
-            hint = f"did you mean '{near}'?" if near else None
         return self.complain("E102", f"unknown operation {form.format(name)}", tree, hint)
 
     def _outputs(self, tree: ast.Call, kind: str) -> Outputs:
@@ -264,7 +274,8 @@ class Walker:
                 raise self.complain("E111", "every output needs a name of its own", keyword)
             value = self.value(keyword.value)
             if kind == "Summary" and keyword.arg == "dtype":
-                dtype = storage_type(self, value, keyword)
+                with contextlib.suppress(Refused):  # the fields are known all the same
+                    dtype = storage_type(self, value, keyword)
             else:
                 values[keyword.arg] = value
         return Outputs(kind, values, dtype, span_of(tree))

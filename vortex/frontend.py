@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from vortex.declarations import Declarations
-from vortex.errors import ProgramError, Span
+from vortex.errors import Diagnostic, ProgramError, Span
 from vortex.expressions import Walker
 from vortex.guards import MAX_NESTING, nesting, syntax_problem, too_large
 from vortex.ir import Attr, Node, Program, walk
@@ -51,7 +51,7 @@ def parse(source: str, *, filename: str = "program", reserved: bool = False) -> 
             tree = ast.parse(source)
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         raise ProgramError([syntax_problem(error)], source=source, filename=filename) from None
-    reader = Reader(source=source, reserved=reserved)
+    reader = Reader(source=source, reserved=reserved, filename=filename)
     program = reader.module(tree)
     if program is None or reader.walker.problems:
         found = sorted(reader.walker.problems, key=lambda d: d.span or Span(0, 0, 0, 0))
@@ -61,10 +61,16 @@ def parse(source: str, *, filename: str = "program", reserved: bool = False) -> 
 
 @dataclass
 class Reader:
-    """Reads the module, its class and its methods; complaints gather in ``walker``."""
+    """Reads the module, its class and its methods; complaints gather in ``walker``.
+
+    Attributes:
+        refused: methods whose first line was complained about: what follows from that is silent.
+    """
 
     source: str
     reserved: bool
+    filename: str = "program"
+    refused: set[str] = field(default_factory=set)
     knobs: dict[str, Knob] = field(default_factory=dict)
     walker: Walker = field(init=False)
     declared: Declarations = field(init=False)
@@ -121,15 +127,18 @@ class Reader:
                     self.method(statement, methods)
                 case _:
                     self.refuse("E105", "a class holds knobs and methods only", statement)
-        if "page_size" not in self.knobs:
+        if "page_size" not in self.knobs and "page_size" not in self.walker.broken:
             self.refuse("E113", "page_size is not declared", tree, "page_size = vx.choice(16, 32)")
         if "select" not in methods:
-            self.refuse("E112", "there is no select()", tree, _SKELETON)
+            if "select" not in self.refused:
+                self.refuse("E112", "there is no select()", tree, _SKELETON)
             return None
         return self.program(tree, methods)
 
     def method(self, tree: ast.FunctionDef, methods: dict[str, ast.FunctionDef]) -> None:
         """Check a method's head and remember it."""
+        if tree.name not in methods:
+            self.refused.add(tree.name)
         a = tree.args
         plain = not (a.posonlyargs or a.vararg or a.kwonlyargs or a.kwarg or a.defaults)
         bare = all(arg.annotation is None for arg in a.args) and tree.returns is None
@@ -148,22 +157,25 @@ class Reader:
                         _signature(tree.name))  # fmt: skip
         else:
             methods[tree.name] = tree
+            self.refused.discard(tree.name)
 
     def program(self, tree: ast.ClassDef, methods: Mapping[str, ast.FunctionDef]) -> Program | None:
         """Read the three methods in order: each sees what the one before returned."""
-        fields: Mapping[str, Node | Poison] = {}
+        fields: Mapping[str, Node | Poison] | None = {}
         dtype: Attr = "bf16"
         if "summarize" in methods:
             scope: dict[str, Value] = {"k": make("k"), "v": make("v")}
             summary = self.body(methods["summarize"], scope, frozenset())
             fields, dtype = self.summary(summary, methods["summarize"])
+        elif "summarize" in self.refused:
+            fields = None
         scores: Value = POISON
         if "score" in methods:
             scope = {"q": make("q"), "page": self.page(fields)}
             scores = self.body(methods["score"], scope, _SCORE_SOURCES)
-            self.check_scores(scores, methods["score"])
+            scores = self.check_scores(scores, methods["score"])
         head = methods["select"].args.args[1:]
-        if head and "score" not in methods:
+        if head and "score" not in methods and "score" not in self.refused:
             self.refuse(
                 "E112", "select() ranks a score, but there is no score()", methods["select"]
             )
@@ -178,27 +190,30 @@ class Reader:
         outputs = scores.values if isinstance(scores, Outputs) else {"score": scores}
         program = replace(
             program,
-            fields={n: v for n, v in fields.items() if isinstance(v, Node)},
+            fields={n: v for n, v in (fields or {}).items() if isinstance(v, Node)},
             scores={n: v for n, v in outputs.items() if isinstance(v, Node)},
             updates=updates,
         )
-        self.check_fields_are_read(program, methods)
+        self.check_all_is_read(program, methods)
         return program
 
-    def page(self, fields: Mapping[str, Node | Poison]) -> PageFields:
-        """The ``page`` argument: fields and states."""
-        return PageFields(fields, frozenset(self.declared.states))
+    def page(self, fields: Mapping[str, Node | Poison] | None) -> PageFields | Poison:
+        """The ``page`` argument: fields and states; nothing is known of it without a summary."""
+        return POISON if fields is None else PageFields(fields, frozenset(self.declared.states))
 
     def updates(
-        self, tree: ast.FunctionDef | None, fields: Mapping[str, Node | Poison], place: ast.AST
+        self,
+        tree: ast.FunctionDef | None,
+        fields: Mapping[str, Node | Poison] | None,
+        place: ast.AST,
     ) -> Mapping[str, Node]:
         """What update() returns: the next value of every state, one number per page."""
         states = self.declared.states
-        both = sorted(states.keys() & fields.keys())
+        both = sorted(states.keys() & (fields or {}).keys())
         if both:
             self.refuse("E123", f"'{both[0]}' is a field and a state", place, "rename one")
         if tree is None:
-            if states:
+            if states and "update" not in self.refused:
                 self.refuse("E123", f"state '{next(iter(states))}' is never updated", place,
                             "def update(self, page, mass): return vx.State(name=...)")  # fmt: skip
             return {}
@@ -209,7 +224,7 @@ class Reader:
         if not isinstance(value, Outputs) or value.kind != "State":
             self.refuse("E123", "update() must return vx.State(name=...)", tree)
             return {}
-        if value.values.keys() != states.keys():
+        if value.values.keys() - self.walker.broken != states.keys():
             known = ", ".join(states) or "none"
             self.refuse("E123", "update() must give every state once, and nothing else", tree,
                         f"states: {known}")  # fmt: skip
@@ -221,14 +236,20 @@ class Reader:
                             "reduce its other axes")  # fmt: skip
         return {n: v for n, v in value.values.items() if isinstance(v, Node)}
 
-    def check_fields_are_read(
-        self, program: Program, methods: Mapping[str, ast.FunctionDef]
-    ) -> None:
-        """A field that nothing reads costs memory for nothing."""
+    def check_all_is_read(self, program: Program, methods: Mapping[str, ast.FunctionDef]) -> None:
+        """A field that nothing reads costs memory for nothing, a knob evaluations."""
+        if self.walker.problems:
+            return
+        used = program.knobs_read()
+        for name in (n for n in program.knobs if n not in used):
+            self.walker.problems.append(
+                Diagnostic("E124", f"knob '{name}' changes nothing: nothing reads it",
+                           program.places[name], f"use self.{name}, or leave it out")
+            )  # fmt: skip
         roots = (*program.scores.values(), *program.updates.values())
         read = {n.attr("name") for n in walk(roots) if n.op == "field"}
         for name in program.fields:
-            if name not in read and not self.walker.problems:
+            if name not in read:
                 self.refuse("E122", f"field '{name}' is never read", methods["summarize"],
                             f"use page.{name} in score(), or leave it out")  # fmt: skip
 
@@ -253,18 +274,20 @@ class Reader:
             policies=self.declared.policies,
             states=dict(self.declared.states),
             source=self.source,
+            filename=self.filename,
+            places=dict(self.declared.places),
         )
 
     def summary(
         self, value: Value, tree: ast.FunctionDef
-    ) -> tuple[Mapping[str, Node | Poison], Attr]:
-        """The fields of a summary, each checked to be a tensor without 'page'."""
+    ) -> tuple[Mapping[str, Node | Poison] | None, Attr]:
+        """The fields of a summary, each checked to be a tensor; None: they are not known."""
         if isinstance(value, Poison):
-            return {}, "bf16"
+            return None, "bf16"
         if not isinstance(value, Outputs) or value.kind != "Summary" or not value.values:
             self.refuse("E112", "summarize() must return vx.Summary(name=...)", tree,
                         'return vx.Summary(mean=k.mean("token"))')  # fmt: skip
-            return {}, "bf16"
+            return None, "bf16"
         fields: dict[str, Node | Poison] = {}
         for name, field_value in value.values.items():
             if isinstance(field_value, Node | Poison):
@@ -274,15 +297,17 @@ class Reader:
                 self.refuse("E120", f"field '{name}' is not a tensor", tree)
         return fields, value.dtype
 
-    def check_scores(self, value: Value, tree: ast.FunctionDef) -> None:
-        """Every output of score() is one number per page."""
-        outputs = value.values if isinstance(value, Outputs) else {"score": value}
-        for output in outputs.values():
-            if isinstance(output, Poison):
-                continue
-            names = output.names if isinstance(output, Node) else ()
-            if isinstance(output, Node) and names == ("page",):
-                continue
+    def check_scores(self, value: Value, tree: ast.FunctionDef) -> Value:
+        """Every output of score() is one number per page; what is not becomes poison."""
+        if not isinstance(value, Outputs):
+            return self.check_score(value, tree)
+        checked = {name: self.check_score(v, tree) for name, v in value.values.items()}
+        return replace(value, values=checked)
+
+    def check_score(self, output: Value, tree: ast.FunctionDef) -> Value:
+        """One output of score(), or poison after a complaint."""
+        names = output.names if isinstance(output, Node) else ()
+        if not isinstance(output, Poison) and names != ("page",):
             place = next((s for s in reversed(tree.body) if isinstance(s, ast.Return)), tree)
             extra = [n for n in names if n != "page"]
             hint = (
@@ -293,6 +318,8 @@ class Reader:
             found = f"[{', '.join(names)}]" if isinstance(output, Node) else "no tensor"
             target = place.value if isinstance(place, ast.Return) and place.value else place
             self.refuse("E101", f"score() must give one number per page, got {found}", target, hint)
+            return POISON
+        return output
 
     def body(
         self, tree: ast.FunctionDef, scope: dict[str, Value], allowed: frozenset[str]

@@ -24,21 +24,25 @@ brackets.
 | `select(self, score)` | what `score` returned | a selection of pages |
 | `update(self, page, mass)` | fields and states, `mass [page]` | `vx.State(name=...)`, one number per page |
 
-Fields are stored as {", ".join(f"`{d}`" for d in BITS)}; all but bf16 carry one scale per page and field.
-Rounding to that type is part of a program's meaning.
+Fields are stored as {", ".join(f"`{d}`" for d in BITS)}. All but bf16 carry one float32 scale per page and
+field, the field's largest magnitude over the type's largest number, so that a program never scales by
+hand; the rounding is part of its meaning.
 
 | class attribute | meaning |
 |---|---|
 | `page_size = vx.choice(16, 32)` | tokens of a page: {", ".join(map(str, PAGE_SIZES))} |
 | `name = vx.choice(a, b)`, `vx.integer(low, high, log=True, default=d)`, `vx.real(low, high, default=d)` | a knob, read as `self.name` |
-| `dense_layers = vx.layers(first=2, last=0)` | layers that run full attention |
-| `reuse = vx.reuse(layers=2, steps=4)` | one ranking serves so many sparse layers and steps; reserved pages are renewed every step |
+| `dense_layers = vx.layers(first=2, last=0)` | layers that run full attention: accuracy for time, as each costs what the baseline's does; on a stand-in of other depth the counts scale |
+| `reuse = vx.reuse(layers=2, steps=4)` | one ranking serves so many sparse layers and steps, which read no fields of their own; reserved pages are renewed every step |
 | `per_head = vx.shared("mean")` | one list for all KV heads: scores joined by `mean`, `max` or `sum` |
 | `name = vx.state(init=0.0)` | a number per complete page, kept from step to step |
 
 Axes align by name: `[head, dim] * [page, dim]` is `[page, head, dim]`. A budget is a number of tokens,
 reserved pages and the partial page included: numbers, knobs, `vx.context` and `vx.depth`, joined by
-arithmetic. Ties fall by a fixed hash of the page; scores that are not finite rank last.
+arithmetic. It is evaluated as a real number at the workload's context, scaled to the length at hand where
+that is shorter, and floored, to tokens and then to whole pages: with pages of 16, `tokens=1000.7` keeps 62.
+It is never below the reserved pages and one more; a plain number below that is an error, what arithmetic
+gives is raised. Ties fall by a fixed hash of the page; scores that are not finite rank last.
 """
 
 _SECTIONS = (

@@ -141,6 +141,18 @@ class Node:
         return next((a for a in self.axes if a.name == name), None)
 
 
+def extents(node: Node, sizes: Mapping[str, int]) -> list[int]:
+    """The extents of a bound node's axes, in their order.
+
+    Raises:
+        VortexError: E203 or E207, see :meth:`Extent.resolve`; it has the node's place.
+    """
+    try:
+        return [axis.extent.resolve(sizes, {}) for axis in node.axes]
+    except VortexError as error:
+        raise error.at(node.span) from None
+
+
 def walk(roots: Iterable[Node]) -> Iterator[Node]:
     """Every node reachable from the roots once, inputs before users (an explicit stack: programs
     may be deep)."""
@@ -196,6 +208,8 @@ class Program:
         select: tree of selector nodes.
         states: what a page's state is before its first update, by name.
         updates: a state's next value over ``page``, by name.
+        source, filename: the text and what messages call it.
+        places: where each knob is declared in it.
     """
 
     name: str
@@ -209,12 +223,23 @@ class Program:
     states: Mapping[str, Attr] = field(default_factory=dict)
     updates: Mapping[str, Node] = field(default_factory=dict)
     source: str = field(default="", compare=False)
+    filename: str = field(default="program", compare=False)
+    places: Mapping[str, Span] = field(default_factory=dict, compare=False)
 
     def roots(self) -> tuple[Node, ...]:
         """Outputs of every graph."""
         return (
             *self.fields.values(), *self.scores.values(), *self.updates.values(), self.select,
         )  # fmt: skip
+
+    def knobs_read(self) -> frozenset[str]:
+        """Knobs on which something depends: a graph, an axis, a policy; ``page_size`` always."""
+        p = self.policies
+        used = [v for n in walk(self.roots()) for _, v in n.attrs]
+        used += [part for n in walk(self.roots()) for a in n.axes for part in a.extent.parts]
+        used += [self.dtype, p.dense_first, p.dense_last, p.reuse_layers, p.reuse_steps]
+        used += self.states.values()
+        return frozenset({v.knob for v in used if isinstance(v, KnobRef)} | {"page_size"})
 
 
 @dataclass(frozen=True, slots=True)

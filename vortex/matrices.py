@@ -28,14 +28,17 @@ def load_all(
         VortexError: E206, a file or tensor is absent, or too large.
     """
     named = {
-        value
+        value: node.span
         for node in walk(roots)
         for _, value in node.attrs
         if isinstance(value, MatrixRef) and value.file
     }
     loaded, numbers = {}, {}
     for ref in sorted(named):
-        tensor = _read(ref, files)
+        try:
+            tensor = _read(ref, files)
+        except VortexError as error:
+            raise error.at(named[ref]) from None
         digest = hashlib.sha256(str(tuple(tensor.shape)).encode() + tensor.numpy().tobytes())
         loaded[ref] = ref._replace(digest=digest.hexdigest()[:24])
         numbers[loaded[ref]] = tensor

@@ -172,17 +172,17 @@ def fuse(node: Node) -> Node:
     if inner.op == "mul":
         a, b = inner.inputs
         shared = a.axis(str(axis)) is not None and b.axis(str(axis)) is not None
-        return make("dot", a, b, axis=axis) if shared else node
+        return make("dot", a, b, span=node.span, axis=axis) if shared else node
     if inner.op in ("maximum", "minimum") and all(n.op == "mul" for n in inner.inputs):
         (q, a), (p, b) = inner.inputs[0].inputs, inner.inputs[1].inputs
         for x, y, u, w in ((q, a, p, b), (q, a, b, p), (a, q, p, b), (a, q, b, p)):
             if x == u and all(n.axis(str(axis)) is not None for n in (x, y, w)):
-                high, low = make("maximum", y, w), make("minimum", y, w)
+                high, low = (make(op, y, w, span=inner.span) for op in ("maximum", "minimum"))
                 if inner.op == "minimum":
                     high, low = low, high
-                up = make("dot", make("relu", x), high, axis=axis)
-                down = make("dot", make("relu", make("neg", x)), low, axis=axis)
-                return make("sub", up, down)
+                up = make("dot", make("relu", x), high, span=node.span, axis=axis)
+                down = make("dot", make("relu", make("neg", x)), low, span=node.span, axis=axis)
+                return make("sub", up, down, span=node.span)
     return node
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vortex.compile import executable
 from vortex.execute import run_graph
-from vortex.ir import Candidate, Node
+from vortex.ir import Candidate, Node, extents
 from vortex.named import Named, Run, named
 from vortex.plan import (
     Plan,
@@ -60,7 +60,7 @@ def summaries(
         values = run_graph(candidate.fields.values(), sources, run)
         for name, node in candidate.fields.items():
             value = values[node.key]
-            shape = [a.extent.resolve(_sizes(candidate, k, v, rope), {}) for a in node.axes]
+            shape = extents(node, _sizes(candidate, k, v, rope))
             full = value.data.expand(shape) if value.names == node.names else value.data
             pages[name].append(stored(full, candidate.dtype, item_dims=full.dim()))
     return {

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from vortex.errors import Span
 from vortex.ir import Attr, KnobRef, MatrixRef, Node
-from vortex.ops import OPS
+from vortex.ops import OPS, Op
 
 
 class Poison:
@@ -58,6 +58,25 @@ def nearest(name: str, known: list[str]) -> str | None:
     """The known name that looks most like the given one."""
     found = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return found[0] if found else None
+
+
+def many_operands(tree: ast.AST) -> bool:
+    """Whether a call joins several values: its second argument is no axis name."""
+    return (
+        isinstance(tree, ast.Call)
+        and len(tree.args) > 1
+        and not (isinstance(tree.args[1], ast.Constant) and isinstance(tree.args[1].value, str))
+    )
+
+
+def spelled(op: Op, tree: ast.AST) -> str:
+    """The op as it would be called in place of another name, with the axis that was given."""
+    if not op.method:
+        return op.example
+    match tree:
+        case ast.Call(args=[ast.Constant(value=str(axis))]) if axis.isidentifier():
+            return f'.{op.name}("{axis}")'
+    return op.example
 
 
 def folded_constant(op: str, a: float, b: float) -> float | None:

@@ -29,7 +29,8 @@ def verify_program(program: Program) -> None:
     for node in walk(program.roots()):
         for _, value in node.attrs:
             if isinstance(value, KnobRef) and value.knob not in program.knobs:
-                raise BrokenRule(f"{node.op} refers to knob '{value.knob}', which is not declared")
+                message = f"{node.op} refers to knob '{value.knob}', which is not declared"
+                raise BrokenRule(message).at(node.span)
 
 
 def verify_candidate(candidate: Candidate) -> None:
@@ -46,24 +47,24 @@ def verify_candidate(candidate: Candidate) -> None:
     )  # fmt: skip
     for node in walk(roots):
         if node.op == "knob" or any(isinstance(v, KnobRef) for _, v in node.attrs):
-            raise BrokenRule(f"{node.op} still refers to a knob after binding")
+            raise BrokenRule(f"{node.op} still refers to a knob after binding").at(node.span)
 
 
 def _graphs(fields: Iterable[Node], scores: Iterable[Node], select: Node) -> None:
     for node in walk(fields):
         entry = OPS[node.op]
         if node.op not in _SUMMARY_SOURCES and entry.kind in ("source", "selector"):
-            raise BrokenRule(f"summarize() reads {node.op}")
+            raise BrokenRule(f"summarize() reads {node.op}").at(node.span)
         _axes(node)
     for score in scores:
         if score.names != ("page",):
-            raise BrokenRule(f"a score has axes {score.names}")
+            raise BrokenRule(f"a score has axes {score.names}").at(score.span)
     for node in walk(scores):
         if node.op in ("k", "v", "mass", "context") or OPS[node.op].kind == "selector":
-            raise BrokenRule(f"score() reads {node.op}")
+            raise BrokenRule(f"score() reads {node.op}").at(node.span)
         _axes(node)
     if OPS[select.op].kind != "selector":
-        raise BrokenRule(f"select() returns {select.op}")
+        raise BrokenRule(f"select() returns {select.op}").at(select.span)
     for node in walk([select]):
         _axes(node)
 
@@ -73,7 +74,7 @@ def _updates(states: Mapping[str, object], updates: Mapping[str, Node]) -> None:
         raise BrokenRule("every state needs one update")
     for node in walk(updates.values()):
         if node.op in ("k", "v", "q", "context") or OPS[node.op].kind == "selector":
-            raise BrokenRule(f"update() reads {node.op}")
+            raise BrokenRule(f"update() reads {node.op}").at(node.span)
         _axes(node)
     if any(set(n.names) - {"page"} for n in updates.values()):
         raise BrokenRule("a state is one number per page")
@@ -82,6 +83,7 @@ def _updates(states: Mapping[str, object], updates: Mapping[str, Node]) -> None:
 def _axes(node: Node) -> None:
     entry = OPS[node.op]
     if not entry.takes(len(node.inputs)):
-        raise BrokenRule(f"{node.op} has {len(node.inputs)} inputs")
+        raise BrokenRule(f"{node.op} has {len(node.inputs)} inputs").at(node.span)
     if node.op != "field" and entry.axes(node.inputs, dict(node.attrs)) != node.axes:
-        raise BrokenRule(f"{node.op} carries axes {node.names} that its rule does not give")
+        message = f"{node.op} carries axes {node.names} that its rule does not give"
+        raise BrokenRule(message).at(node.span)

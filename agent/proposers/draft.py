@@ -166,18 +166,15 @@ def finished(draft: Draft, name: str, doc: str) -> tuple[str, dict[str, KnobValu
     if not fields or draft.score.names != ("page",):
         raise NoChange
     roots = [*fields.values(), draft.score]
-    refs = {v.knob for n in walk(roots) for _, v in n.attrs if isinstance(v, KnobRef)}
-    refs |= {p.knob for n in walk(roots) for a in n.axes for p in a.extent.parts
-             if isinstance(p, KnobRef)}  # fmt: skip
-    refs |= {a.knob for a in (*draft.dense, draft.dtype) if isinstance(a, KnobRef)}
-    knobs = {n: k for n, k in draft.knobs.items() if n in refs | {"page_size", "budget"}}
     if sum(1 for _ in walk(roots)) > MAX_NODES:
         raise NoChange
     program = Program(
-        name=name, doc=doc, knobs=knobs, fields=fields, dtype=draft.dtype,
+        name=name, doc=doc, knobs=draft.knobs, fields=fields, dtype=draft.dtype,
         scores={"score": draft.score}, select=select, policies=Policies(*draft.dense),
     )  # fmt: skip
-    text = print_program(program)
+    read = program.knobs_read()
+    knobs = {n: k for n, k in draft.knobs.items() if n in read}
+    text = print_program(replace(program, knobs=knobs))
     values = {n: draft.values.get(n, k.default) for n, k in knobs.items()}
     candidate = bind(parse(text), values)
     return text, dict(candidate.knobs), candidate.candidate_hash

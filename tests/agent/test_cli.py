@@ -47,10 +47,28 @@ def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_check_shows_cost_and_hash() -> None:
     done = vortex("check", str(SEED), "--json", "--knob", "budget=2048")
     facts = json.loads(done.stdout)
-    assert done.returncode == 0 and facts["ok"] and facts["bytes_per_page"] == 2 * 128 * 2
+    assert done.returncode == 0 and facts["ok"] and facts["bytes_per_page"] == 2 * 64 * 2
     assert facts["attended_tokens"] == 2048
 
 
+SPLIT = """import vortex as vx
+
+
+class Split(vx.Algorithm):
+    page_size = vx.choice(16, 8)
+
+    def summarize(self, k, v):
+        return vx.Summary(best=k.split("token", into=16, name="sub").mean("token"))
+
+    def score(self, q, page):
+        return vx.dot(q, page.best, "dim").max("head").max("sub")
+
+    def select(self, score):
+        return vx.top_k(score, tokens=512)
+"""
+WINDOW = """    def select(self):
+        return vx.sinks(1) | vx.recent(tokens=512)
+"""
 BAD_TEXTS = {
     "syntax": "def (",
     "a megabyte": "#" * 1_000_000,
@@ -61,12 +79,44 @@ BAD_TEXTS = {
 }
 
 
+@pytest.mark.parametrize("command", ["check", "evaluate"])
 @pytest.mark.parametrize("name", BAD_TEXTS)
-def test_bad_programs_end_in_a_message(name: str, tmp_path: Path) -> None:
+def test_bad_programs_end_in_a_message(name: str, command: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.py"
     path.write_text(BAD_TEXTS[name])
-    done = vortex("check", str(path))
+    done = vortex(command, str(path))
     assert done.returncode == 2 and "error[E1" in done.stderr and "Traceback" not in done.stderr
+    assert "bad.py" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["check", "evaluate"])
+def test_errors_of_a_program_as_json_end_with_the_same_code(command: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.py"
+    path.write_text(BAD_TEXTS["shape"])
+    done = vortex(command, str(path), "--json")
+    assert done.returncode == 2
+    assert [e["code"] for e in json.loads(done.stdout)["errors"]] == ["E101"]
+
+
+def test_check_tries_every_value_of_every_choice(tmp_path: Path) -> None:
+    path = tmp_path / "split.py"
+    path.write_text(SPLIT)
+    done = vortex("check", str(path))
+    assert done.returncode == 2 and "with page_size = 8" in done.stderr
+    assert f"{path}:8:" in done.stderr and "^" in done.stderr
+
+
+def test_a_program_without_fields_names_no_type_that_they_are_stored_as(tmp_path: Path) -> None:
+    path = tmp_path / "window.py"
+    path.write_text(SPLIT[: SPLIT.index("    def summarize")] + WINDOW)
+    shown = vortex("check", str(path)).stdout
+    assert "fields     none\n" in shown and "priced for smollm2-135m" in shown
+
+
+def test_the_package_runs_as_the_command_does() -> None:
+    done = subprocess.run([sys.executable, "-m", "agent", "--version"], cwd=ROOT, timeout=120,
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    assert done.stdout.startswith("vortex-search")
 
 
 @pytest.mark.parametrize(
@@ -76,6 +126,10 @@ def test_bad_programs_end_in_a_message(name: str, tmp_path: Path) -> None:
         (["check", str(SEED), "--knob", "bugdet=1024"], "E201"),
         (["check", "no-such-file.py"], "E192"),
         (["check", str(SEED), "--model", "qwen3-17b"], "E401"),
+        (["evaluate", str(SEED), "--contexts", "0"], "E303"),
+        (["evaluate", str(SEED), "--contexts", "-1"], "E303"),
+        (["evaluate", str(SEED), "--knob", "budget=1"], "E202"),
+        (["minimise", str(SEED), "--contexts", "0"], "E303"),
         (["start", "--model", "no-such-model"], "E401"),
         (["start", "--model", "docs"], "E404"),
         (["start", "--contexts", "2"], "E303"),
@@ -109,6 +163,8 @@ def test_the_leaderboard_reads_back(runs_dir: Path) -> None:
     kinds = [c.partition("_")[0] for c in table[0] if c.startswith(("measured", "predicted"))]
     assert set(kinds) == {"measured", "predicted"}
     text = vortex("leaderboard", "--runs-dir", str(runs_dir), NO_COLOR="1").stdout
+    counts = data["statuses"]
+    assert sum(counts.values()) == sum(not r["control"] for r in data["rows"])
     assert "(measured)" in text and "(predicted)" in text and "\x1b" not in text
     assert "controls" in vortex("leaderboard", "--markdown", "--runs-dir", str(runs_dir)).stdout
 

@@ -112,3 +112,8 @@ def test_markdown_cells_stay_cells() -> None:
     plain = [line.replace("\\|", "") for line in lines]
     assert len({line.count("|") for line in plain}) == 1
     assert "<script" not in text and "\x1b" not in text
+
+
+def test_one_candidate_is_no_plural() -> None:
+    assert ": 1 candidate judged for" in facts(board(row(1)))[0]
+    assert ": 2 candidates judged for" in facts(board(row(1), row(2)))[0]

@@ -35,6 +35,7 @@ BAD = {
     "E118": GOOD.replace("vx.top_k(score, tokens=self.budget)", "score"),
     "E120": GOOD.replace('bound.max("head")', 'bound.max("head") * "x"'),
     "E121": GOOD.replace("    budget =", "    page_size = 16\n    budget ="),
+    "E124": GOOD.replace("    budget =", "    blend = vx.real(0, 1)\n    budget ="),
 }
 
 
@@ -61,6 +62,76 @@ def test_several_errors_come_at_once_and_do_not_follow_from_each_other() -> None
     with pytest.raises(ProgramError) as caught:
         parse(text)
     assert [d.code for d in caught.value.diagnostics] == ["E102", "E110"]
+
+
+STATEFUL = """import vortex as vx
+
+
+class Heat(vx.Algorithm):
+    page_size = 16
+    heat = vx.state(init=0.0)
+
+    def score(self, q, page):
+        return page.heat + 0 * vx.page_age
+
+    def update(self, page, mass):
+        return vx.State(heat=page.heat + mass)
+
+    def select(self, score):
+        return vx.top_k(score, tokens=512)
+"""
+CAUSES = {
+    "storage type": (GOOD, "hi=k.max(\"token\")", "hi=k.max(\"token\"), dtype=\"fp4\"", "E111"),
+    "knob": (GOOD, "vx.integer(", "vx.int(", "E113"),
+    "page size": (GOOD, "vx.choice(16, 32, 64)", "vx.choice(7)", "E113"),
+    "score's axes": (GOOD, "bound.max(\"head\")", "bound", "E101"),
+    "score is no tensor": (GOOD, "bound.max(\"head\")", "1", "E101"),
+    "summary": (GOOD, "vx.Summary(lo=", "vx.Summary(_lo=", "E111"),
+    "no summary": (GOOD, "return vx.Summary(", "return vx.Scores(", "E112"),
+    "head of score()": (GOOD, "def score(self, q, page)", "def score(self, q)", "E111"),
+    "head of summarize()": (GOOD, "def summarize(self, k, v)", "def summarize(self, k)", "E111"),
+    "head of select()": (GOOD, "def select(self, score)", "def select(self, x)", "E111"),
+    "state": (STATEFUL, "vx.state(init=0.0)", "vx.state(0.0)", "E123"),
+    "head of update()": (STATEFUL, "update(self, page, mass)", "update(self, page)", "E111"),
+    "policy's knob": (GOOD, "    page_size =", "    n = vx.int(1, 2)\n"
+                      "    reuse = vx.reuse(layers=n)\n    page_size =", "E113"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CAUSES)
+def test_only_the_cause_is_reported_not_what_follows_from_it(name: str) -> None:
+    text, old, new, code = CAUSES[name]
+    assert old in text and parse(text)
+    with pytest.raises(ProgramError) as caught:
+        parse(text.replace(old, new))
+    assert [d.code for d in caught.value.diagnostics] == [code], caught.value.render()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "hint"),
+    [
+        ('k.min("token")', 'k.minimum("token")', '.min("token")'),
+        ('k.max("token")', 'k.amax("token")', '.max("token")'),
+        ('k.max("token")', 'k.average("token")', '.mean("token")'),
+        ('k.max("token")', 'k.norms("token")', "norm"),
+        ('k.max("token")', 'k.l2("token")', '.norm("token")'),
+        ("vx.maximum(q * page.lo, q * page.hi)", "vx.max(q * page.lo, q * page.hi)", "vx.maximum("),
+        ("vx.integer(", "vx.int(", "vx.integer("),
+    ],
+)
+def test_what_others_call_an_operation_leads_to_its_name(old: str, new: str, hint: str) -> None:
+    assert old in GOOD
+    with pytest.raises(ProgramError) as caught:
+        parse(GOOD.replace(old, new))
+    assert hint in (caught.value.diagnostics[0].hint or "")
+
+
+def test_a_knob_that_nothing_reads_is_refused_where_it_is_declared() -> None:
+    with pytest.raises(ProgramError) as caught:
+        parse(BAD["E124"])
+    (found,) = caught.value.diagnostics
+    assert found.code == "E124" and "'blend'" in found.message
+    assert BAD["E124"].splitlines()[(found.span or (0,))[0] - 1].strip() == "blend = vx.real(0, 1)"
 
 
 def test_the_nearest_name_is_suggested() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -77,3 +78,28 @@ def test_dense_layers_scale_with_depth() -> None:
     candidate = compile_text(text)
     assert dense_layers(candidate, 30, 60) == {0, 1, 29}
     assert dense_layers(candidate, 60, 60) == {0, 1, 2, 3, 58, 59}
+
+
+@pytest.mark.parametrize(
+    ("tokens", "kept"),
+    [("1000.7", 62 * 16), ("self.budget + self.blend", 62 * 16), ("0.5 * self.budget - 490", 64)],
+)
+def test_a_budget_is_floored_to_whole_pages_and_arithmetic_is_raised_to_the_least(
+    tokens: str, kept: int
+) -> None:
+    knobs = "budget = 1000\n    blend = vx.real(0.0, 1.0, default=0.7)"
+    knobs = knobs if "blend" in tokens else knobs.partition("\n")[0]
+    text = f"""import vortex as vx
+
+
+class Fraction(vx.Algorithm):
+    page_size = 16
+    {knobs if "self" in tokens else ""}
+
+    def score(self, q, page):
+        return -vx.page_age
+
+    def select(self, score):
+        return vx.top_k(score, tokens={tokens}) | vx.sinks(1) | vx.recent(2)
+"""
+    assert attended_tokens(compile_text(text), 32768, 32768) == kept

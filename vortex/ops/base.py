@@ -55,6 +55,7 @@ class Op:
         commutes: operands may be swapped without changing a bit of the result.
         along_page: mixes pages with their neighbours or with all of them.
         reserved: only controls may use it.
+        aliases: what others call it; messages suggest it there.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Op:
     along_page: bool = False
     variadic: bool = False
     reserved: bool = False
+    aliases: tuple[str, ...] = ()
 
     def takes(self, inputs: int) -> bool:
         """Whether a node of this op may have that many inputs, budgets included."""

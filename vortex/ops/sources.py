@@ -54,10 +54,13 @@ SELECTORS = (
     Op("refine", "selector", 2, no_axes, None,
        "What the second selection keeps among the pages that the first kept.", "fine of coarse",
        "vx.refine(vx.top_k(score, tokens=4 * self.budget), vx.top_k(score, tokens=self.budget))"),
-    Op("sinks", "selector", 0, no_axes, None, "The first pages: reserved, never ranked.",
+    Op("sinks", "selector", 0, no_axes, None,
+       "The first pages: reserved, never ranked. A count of pages, or a budget: "
+       "`vx.sinks(tokens=512)`, recent pages included.",
        "i < pages", "vx.sinks(1)", _PAGES),
     Op("recent", "selector", 0, no_axes, None,
-       "The newest pages, the partial one first: reserved, never ranked.", "i >= n - pages",
+       "The newest pages, the partial one first: reserved, never ranked. A count of pages, or a "
+       "budget: `vx.recent(tokens=2048)`, sinks included.", "i >= n - pages",
        "vx.recent(2)", _PAGES),
     Op("union", "selector", 2, no_axes, None, "Pages that either side keeps.", "a | b",
        "vx.top_k(score, tokens=self.budget) | vx.sinks(1)", function=False),

@@ -64,11 +64,12 @@ def _binary(
     *,
     commutes: bool = False,
     spelled: bool = False,
+    aliases: tuple[str, ...] = (),
 ) -> Op:
     return Op(
         name, "elementwise", 2, union_axes, pure(function), f"Elementwise {formula}.", formula,
         f"vx.{name}(q, page.mean)" if spelled else f"q {formula.split()[1]} page.mean",
-        function=spelled, commutes=commutes, kernel=kernel,
+        function=spelled, commutes=commutes, kernel=kernel, aliases=aliases,
     )  # fmt: skip
 
 
@@ -80,10 +81,13 @@ def _compare(name: str, sign: str, function: Callable[..., torch.Tensor]) -> Op:
     return _binary(name, meaning, f"a {sign} b as 1 or 0", kernel, commutes=name in ("eq", "ne"))
 
 
-def _reduction(name: str, meaning: Meaning, formula: str, flops: float = 1.0) -> Op:
+def _reduction(
+    name: str, meaning: Meaning, formula: str, flops: float = 1.0, aliases: tuple[str, ...] = ()
+) -> Op:
     return Op(
         name, "reduce", 1, drop_axis, meaning, f"{formula} over a named axis.".capitalize(),
         formula, f'page.mean.{name}("dim")', AXIS, method=True, function=False, flops=flops,
+        aliases=aliases,
     )  # fmt: skip
 
 
@@ -103,8 +107,10 @@ TENSOR_OPS = (
     _binary("sub", torch.sub, "a - b", "{0} - {1}"),
     _binary("mul", torch.mul, "a * b", "{0} * {1}", commutes=True),
     _binary("div", torch.div, "a / b", "{0} / {1}"),
-    _binary("maximum", torch.maximum, "larger of a and b", "larger({0}, {1})", commutes=True, spelled=True),
-    _binary("minimum", torch.minimum, "smaller of a and b", "smaller({0}, {1})", commutes=True, spelled=True),
+    _binary("maximum", torch.maximum, "larger of a and b", "larger({0}, {1})",
+            commutes=True, spelled=True, aliases=("max", "fmax")),
+    _binary("minimum", torch.minimum, "smaller of a and b", "smaller({0}, {1})",
+            commutes=True, spelled=True, aliases=("min", "fmin")),
     _compare("gt", ">", torch.gt),
     _compare("ge", ">=", torch.ge),
     _compare("lt", "<", torch.lt),
@@ -122,12 +128,16 @@ TENSOR_OPS = (
         (Param("low", "number"), Param("high", "number")), method=True, flops=2.0,
         kernel="smaller(larger({0}, {low}), {high})",
     ),
-    _reduction("sum", _reduce(lambda x, d: x.sum(d), 0.0), "sum"),
-    _reduction("mean", _mean, "mean"),
-    _reduction("max", _reduce(lambda x, d: x.amax(d), float("-inf")), "maximum"),
-    _reduction("min", _reduce(lambda x, d: x.amin(d), float("inf")), "minimum"),
-    _reduction("norm", _reduce(lambda x, d: x.square().sum(d).sqrt(), 0.0), "Euclidean norm", 2.0),
-    _reduction("logsumexp", _reduce(torch.logsumexp, float("-inf")), "log of sum of e^x", 5.0),
+    _reduction("sum", _reduce(lambda x, d: x.sum(d), 0.0), "sum", aliases=("total", "add")),
+    _reduction("mean", _mean, "mean", aliases=("average", "avg")),
+    _reduction("max", _reduce(lambda x, d: x.amax(d), float("-inf")), "maximum",
+               aliases=("maximum", "amax", "largest")),
+    _reduction("min", _reduce(lambda x, d: x.amin(d), float("inf")), "minimum",
+               aliases=("minimum", "amin", "smallest")),
+    _reduction("norm", _reduce(lambda x, d: x.square().sum(d).sqrt(), 0.0), "Euclidean norm", 2.0,
+               aliases=("l2", "l2norm", "magnitude", "length")),
+    _reduction("logsumexp", _reduce(torch.logsumexp, float("-inf")), "log of sum of e^x", 5.0,
+               aliases=("lse",)),
     Op(
         "softmax", "reduce", 1, keep_axes, _softmax, "e^x over its sum along a named axis.",
         "e^x / sum e^x", '(q * page.mean).sum("dim").softmax("page")', AXIS,

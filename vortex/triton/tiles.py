@@ -1,4 +1,4 @@
-"""Values inside a kernel: variables that hold tiles; some axes lie on tiles, others are unrolled."""
+"""Values inside a kernel: variables that hold tiles; some axes lie on them, others are unrolled."""
 
 from __future__ import annotations
 

@@ -1,0 +1,26 @@
+"""Requests about one program run in a worker, each batch by itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agent.commands import program_file
+from runs.records import RunConfig
+from search_spaces.block_topk import seeds
+from vortex import compile_text
+
+
+def test_a_batch_that_fails_does_not_end_the_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(program_file, "HANDLER", "tests.fake_evaluator:FakeEvaluator")
+    monkeypatch.setattr(program_file, "cache_dir", lambda: tmp_path)
+    text = seeds()[0].text
+    screen = {"kind": "screen", "text": text, "knobs": {}, "known": {}}
+    twin = {**screen, "known": {compile_text(text).candidate_hash: 1}}
+    batches = [[(twin, 60.0), (screen, 60.0)], [(screen, 60.0)]]
+    found = program_file.in_worker(RunConfig(), 1, batches, tmp_path)
+    statuses = [[a["evaluation"]["stages"][-1]["status"] for a in batch] for batch in found]
+    assert statuses == [["duplicate"], ["ok"]]
