@@ -1,4 +1,4 @@
-"""The GPU backend against the reference: in Triton's interpreter here, on a device with ``-m gpu``."""
+"""The GPU backend against the reference: in Triton's interpreter, or on a device if there is one."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if not GPU:
     os.environ["TRITON_INTERPRET"] = "1"
 pytest.importorskip("triton")
 
-from tests.vortex.kernel_parity import MLA, Case, append_tokens, bed, disagreements, scaled
-from vortex.compile import compile_text
-from vortex.ir import Candidate
-from vortex.triton.tiles import Unfused
+from tests.vortex.kernel_parity import MLA, Case, append_tokens, bed, disagreements, scaled  # noqa: E402
+from vortex.compile import compile_text  # noqa: E402
+from vortex.ir import Candidate  # noqa: E402
+from vortex.triton.tiles import Unfused  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2] / "search_spaces" / "block_topk"
 SEEDS = sorted(p.stem for p in (ROOT / "seeds").glob("*.py"))

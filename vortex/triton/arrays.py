@@ -76,7 +76,7 @@ class Stored:
 
     def view(self) -> View:
         """All of it."""
-        return View(self.name, contiguous(self.axes, next(reversed(self.axes), None)))
+        return View(self.name, contiguous(self.axes, next(reversed(list(self.axes)), None)))
 
 
 def stored_layout(name: str, node: Node, sizes: Mapping[str, int], dtype: str) -> Stored:

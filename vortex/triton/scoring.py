@@ -51,7 +51,7 @@ class _Channels:
     def room(self, key: str, axes: Mapping[str, int]) -> dict[str, int]:
         """Channels of a value, strides by axis."""
         strides, step = {}, 1
-        for axis, extent in reversed(axes.items()):
+        for axis, extent in reversed(list(axes.items())):
             strides[axis] = step
             step *= extent
         if key not in self.first:

@@ -74,7 +74,7 @@ def _store(w: Writer, tile: Tile, node: Node, array: Stored) -> None:
         rounded = w.map(
             lambda x: bound.format(shape.format(f"tl.div_rn({x}, {_like(x, scale)})")), tile
         )
-    strides = contiguous(array.axes, next(reversed(array.axes), None))
+    strides = contiguous(array.axes, next(reversed(list(array.axes)), None))
     for position in w.positions(rounded.small, rounded.tile):
         name, segment = rounded.names[position], w.segment(rounded.tile, position)
         offset = sum(
