@@ -13,7 +13,8 @@ from agent.crew import Crew, MachineFault
 from agent.loop import HANDLER, worker_config
 from agent.minimise import minimise as shrink
 from agent.targets import accuracy_model_for, standin_note
-from evals.models.fetch import cache_dir
+from evals.models.fetch import DERIVED, cache_dir
+from evals.models.fit import obtain
 from runs.records import RunConfig
 from vortex.compile import bind, defaults
 from vortex.cost import page_bytes, price
@@ -140,6 +141,8 @@ def evaluate(
 ) -> None:
     """Run one program through the ladder; keeps no record."""
     config = RunConfig(model=model, accuracy_model=accuracy_model_for(model), rungs=(contexts,))
+    if config.accuracy_model in DERIVED:
+        obtain(config.accuracy_model, lambda line: click.echo(line, err=True))
     text = read_program(file)
     base = {"text": text, "knobs": parse_knobs(knobs), "contexts": list(range(contexts)),
             "files": str(file.parent.resolve())}  # fmt: skip

