@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -85,8 +85,9 @@ class Moments(DenseCausal):
         """See Attend."""
         parts = parts_of(k, v, self.columns)[0].to(torch.float64)
         self.parts[layer] += parts.T @ parts
-        by_kv_head = q[0][..., self.columns].unflatten(1, (k.shape[2], -1)).transpose(0, 1)
-        lines = by_kv_head.flatten(1, 2).to(torch.float64)
+        steps, kv_heads = q.shape[1], k.shape[2]
+        quiet = q[0][..., self.columns].view(steps, kv_heads, -1, len(self.columns))
+        lines = quiet.transpose(0, 1).flatten(1, 2).to(torch.float64)
         self.queries[layer] += lines.transpose(1, 2) @ lines
         return super().__call__(layer, q, k, v)
 
@@ -118,15 +119,21 @@ def fit_factors(
 def _metric(model: Transformer, moments: Moments, layer: int, key_weight: float) -> Tensor:
     """What an error in the parts costs, as a quadratic form ``[parts, parts]``."""
     spec = model.spec
-    out = model.weights.layers[layer].out.to(torch.float64).view(-1, spec.heads, spec.head_dim)
-    shares = out.unflatten(1, (spec.kv_heads, -1)).permute(1, 0, 2, 3).flatten(1, 2)
-    keys = torch.block_diag(*moments.queries[layer])
-    values = torch.block_diag(*(shares.transpose(1, 2) @ shares))
+    out = model.weights.layers[layer].out.to(torch.float64)
+    by_kv_head = out.view(len(out), spec.kv_heads, -1, spec.head_dim)
+    shares = by_kv_head.permute(1, 0, 2, 3).flatten(1, 2)
+    keys = _diagonal(moments.queries[layer])
+    values = _diagonal(shares.transpose(1, 2) @ shares)
     cut = len(keys)
     parts = moments.parts[layer]
     keys *= key_weight / (keys * parts[:cut, :cut]).sum()
     values /= (values * parts[cut:, cut:]).sum()
-    return torch.block_diag(keys, values)
+    return _diagonal([keys, values])
+
+
+def _diagonal(blocks: Iterable[Tensor]) -> Tensor:
+    made: Tensor = torch.block_diag(*blocks)  # type: ignore[no-untyped-call]
+    return made
 
 
 def _reduced(moment: Tensor, metric: Tensor, rank: int) -> tuple[Tensor, Tensor]:
