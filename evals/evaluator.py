@@ -121,8 +121,11 @@ class Evaluator:
                         "message": "predicted to be no faster than full attention"}
             )  # fmt: skip
             return
-        spec = self.model.spec
-        shape = Shape(spec.kv_heads, spec.heads // spec.kv_heads, spec.head_dim)
+        cache = self.model.spec.cache
+        shape = Shape(
+            cache.kv_heads, self.model.spec.heads // cache.kv_heads, cache.key_dim,
+            latent=cache.value_dim if cache.shared else None, rope=cache.rope,
+        )  # fmt: skip
         problem = disagreement(candidate, shape, seed=int(request.get("seed", 0)))
         if problem:
             stages.append(_failed(Stage.PARITY, Status.MISMATCH, problem))
@@ -167,7 +170,7 @@ class Evaluator:
             prefilled = self._context({**request, "index": index})
             found.append(
                 fidelity(
-                    candidate, prefilled, scale=self.model.spec.scale,
+                    candidate, prefilled, cache=self.model.spec.cache, scale=self.model.spec.scale,
                     workload_context=self.workload.context, dense=self._dense(candidate),
                 )
             )  # fmt: skip
@@ -203,8 +206,9 @@ class Evaluator:
         for index in request["contexts"]:
             prefilled = self._context({**request, "index": index})
             attend = SuffixAttend(
-                candidate, prefilled.kv, scale=self.model.spec.scale,
+                candidate, self.model.spec.cache.split(prefilled.kv), scale=self.model.spec.scale,
                 workload_context=self.workload.context, dense=self._dense(candidate),
+                rope=self.model.spec.cache.rope,
             )  # fmt: skip
             samples += score(
                 self.model, prefilled.context.questions, attend, context=prefilled.context.name,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from evals.models.transformer import CacheShape
 from evals.prefill import Prefilled
 from vortex.cpu import Router, Steps
 from vortex.ir import Candidate
@@ -43,6 +44,7 @@ def fidelity(
     candidate: Candidate,
     prefilled: Prefilled,
     *,
+    cache: CacheShape,
     scale: float,
     workload_context: int,
     dense: frozenset[int],
@@ -50,13 +52,16 @@ def fidelity(
     """Score the recorded queries of a context against its own tokens, every sparse layer."""
     layers = prefilled.kv.shape[0]
     router = Router(
-        candidate, context=prefilled.kv.shape[3], workload_context=workload_context, layers=layers
-    )
+        candidate, context=prefilled.kv.shape[3], workload_context=workload_context, layers=layers,
+        rope=cache.rope,
+    )  # fmt: skip
+    keys, values = cache.split(prefilled.kv)
     picks: dict[int, Tensor | None] = {}
     rows = [
-        _layer(router, prefilled, layer, anchor, picks, scale)
+        _layer(router, (keys[layer], values[layer], prefilled.queries[layer]), layer, anchor,
+               picks, scale)
         for layer, anchor in anchors(layers, dense, candidate.policies.reuse_layers).items()
-    ]
+    ]  # fmt: skip
     if not rows:
         return Fidelity(1.0, 1.0, 1.0, 0.0, 0.0)
     mass, best, chance, error = (sum(c) / len(rows) for c in zip(*rows, strict=True))
@@ -66,19 +71,18 @@ def fidelity(
 
 def _layer(
     router: Router,
-    prefilled: Prefilled,
+    recorded: tuple[Tensor, Tensor, Tensor],
     layer: int,
     anchor: int,
     picks: dict[int, Tensor | None],
     scale: float,
 ) -> tuple[float, float, float, float]:
-    k, v = prefilled.kv[layer].to(torch.float32)
+    """Mass held, best, by chance, and error of one layer, from its keys, values and queries."""
+    k, v, queries = (x.to(torch.float32) for x in recorded)
     kv_heads, tokens, dim = k.shape
-    queries = prefilled.queries[layer]
     # Every query is a row of its own whose suffix is empty: it sees the context alone.
     q = queries.view(len(queries), kv_heads, -1, dim).transpose(0, 1)[:, None]
-    empty = k.new_zeros(kv_heads, 1, 0, dim)
-    kv = SuffixKV(k, v, empty, empty)
+    kv = SuffixKV(k, v, k.new_zeros(kv_heads, 1, 0, dim), v.new_zeros(kv_heads, 1, 0, v.shape[-1]))
     size = router.candidate.page_size
     fields = suffix_fields(router, kv) if router.needs_fields else {}
     mass = _context_mass(q, k, size, scale)

@@ -23,11 +23,18 @@ _Scores = dict[int, dict[str, Tensor]]
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Heads of a model, for synthetic inputs."""
+    """Heads of a model, for synthetic inputs.
+
+    Attributes:
+        latent: columns of a key that are its value (MLA); None: values are their own.
+        rope: rotary columns of a key, first and count; None: all.
+    """
 
     kv_heads: int
     group: int
     dim: int
+    latent: int | None = None
+    rope: tuple[int, int] | None = None
 
 
 def disagreement(candidate: Candidate, shape: Shape, *, seed: int) -> str | None:
@@ -53,15 +60,21 @@ def _one_context(candidate: Candidate, shape: Shape, context: int, seed: int) ->
 
     a, d = shape.kv_heads, shape.dim
     layers = 1 if candidate.policies.reuse_layers == 1 else 3
-    inputs = [
-        (draw(a, _ROWS, _STEPS, shape.group, d), SuffixKV(
-            draw(a, context, d), draw(a, context, d), draw(a, _ROWS, _STEPS, d),
-            draw(a, _ROWS, _STEPS, d),
-        )) for _ in range(layers)
-    ]  # fmt: skip
+
+    def values(keys: Tensor) -> Tensor:
+        return draw(*keys.shape) if shape.latent is None else keys[..., : shape.latent]
+
+    def drawn() -> tuple[Tensor, SuffixKV]:
+        q, k = draw(a, _ROWS, _STEPS, shape.group, d), draw(a, context, d)
+        v, new = values(k), draw(a, _ROWS, _STEPS, d)
+        return q, SuffixKV(k, v, new, values(new))
+
+    inputs = [drawn() for _ in range(layers)]
     scale, workload = d**-0.5, _workload(candidate)
-    cache = torch.stack([torch.stack([kv.k, kv.v]) for _, kv in inputs])
-    backend = SuffixAttend(candidate, cache, scale=scale, workload_context=workload)
+    cache = torch.stack([kv.k for _, kv in inputs]), torch.stack([kv.v for _, kv in inputs])
+    backend = SuffixAttend(
+        candidate, cache, scale=scale, workload_context=workload, rope=shape.rope
+    )
     given = backend.router.kept_scores = {}
     keeps = [backend.pages(layer, q, kv) for layer, (q, kv) in enumerate(inputs)]
     outs = [
@@ -72,8 +85,9 @@ def _one_context(candidate: Candidate, shape: Shape, context: int, seed: int) ->
         return "outputs are not finite"
     for row in {0, _ROWS - 1}:
         decoder = Decoder(
-            candidate, scale=scale, context=context, workload_context=workload, layers=layers
-        )
+            candidate, scale=scale, context=context, workload_context=workload, layers=layers,
+            rope=shape.rope,
+        )  # fmt: skip
         for step in range(_STEPS):
             for layer, (q, kv) in enumerate(inputs):
                 at = _At(row, step, layer)

@@ -31,9 +31,9 @@ class Prefilled:
     """A context whose keys and values are known.
 
     Attributes:
-        kv: bf16 ``[layer, 2, kv_head, token, dim]``, keys after RoPE.
+        kv: bf16 ``[layer, parts, kv_head, token, key_dim]``, keys after RoPE.
         full: float16 ``[n, vocab]``: full attention's log-probabilities of the continuation.
-        queries: float32 ``[layer, n, head, dim]``: queries of question tokens under full attention.
+        queries: float32 ``[layer, n, head, key_dim]``: of question tokens, under full attention.
     """
 
     context: Context
@@ -46,17 +46,22 @@ class DenseCausal:
     """Attention of a prefill; keeps the keys and values, rounded as the cache stores them."""
 
     def __init__(self, spec: ModelSpec, tokens: int) -> None:
+        self.cache, self.scale = spec.cache, spec.scale
         self.kv = torch.empty(
-            spec.layers, 2, spec.kv_heads, tokens, spec.head_dim, dtype=torch.bfloat16
-        )
+            spec.layers, self.cache.parts, self.cache.kv_heads, tokens, self.cache.key_dim,
+            dtype=torch.bfloat16,
+        )  # fmt: skip
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See Attend."""
-        self.kv[layer, 0], self.kv[layer, 1] = k[0].transpose(0, 1), v[0].transpose(0, 1)
+        self.kv[layer, 0] = k[0].transpose(0, 1)
+        if not self.cache.shared:
+            self.kv[layer, 1] = v[0].transpose(0, 1)
         keys, values = (x.to(torch.bfloat16).to(torch.float32).transpose(1, 2) for x in (k, v))
         out = functional.scaled_dot_product_attention(
-            q.transpose(1, 2), keys, values, is_causal=True, enable_gqa=True
-        )
+            q.transpose(1, 2), keys, values, is_causal=True, enable_gqa=True,
+            scale=self.scale,
+        )  # fmt: skip
         return out.transpose(1, 2)
 
 
@@ -112,8 +117,8 @@ def prefill(model: Transformer, context: Context) -> Prefilled:
 def _traces(model: Transformer, context: Context, kv: Tensor) -> tuple[Tensor, Tensor]:
     """Full attention's continuation log-probabilities, and one query per traced question."""
     attend = SuffixAttend(
-        compile_text(_FULL, reserved=True), kv, scale=model.spec.scale,
-        workload_context=len(context.tokens),
+        compile_text(_FULL, reserved=True), model.spec.cache.split(kv), scale=model.spec.scale,
+        workload_context=len(context.tokens), rope=model.spec.cache.rope,
     )  # fmt: skip
     full = torch.zeros(0, model.spec.vocab, dtype=torch.float16)
     queries = []

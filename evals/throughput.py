@@ -47,7 +47,7 @@ class Bench:
     """What to decode.
 
     Attributes:
-        kv: bf16 ``[layer, 2, kv_head, token, dim]`` of real contexts, one behind the other;
+        kv: bf16 ``[layer, parts, kv_head, token, key_dim]`` of real contexts, one behind the other;
             repeated to ``context`` tokens for every sequence (time does not depend on the values).
     """
 
@@ -62,12 +62,13 @@ class Bench:
 def measure(model: Transformer, candidate: Candidate, bench: Bench) -> Timing:
     """Decode ``1 + checked + pairs`` tokens, turn by turn with full attention over a contiguous
     cache; the first steps' logits are compared with the batched executor's."""
-    spec = model.spec
+    spec, cache = model.spec, model.spec.cache
+    latent = cache.value_dim if cache.shared else None
     steps = _CHECKED + bench.pairs + 1
     repeats = -(-bench.context // bench.kv.shape[3])
     kv = bench.kv.repeat(1, 1, 1, repeats, 1)[:, :, :, : bench.context]
     pool = PagedPool(
-        layers=spec.layers, kv_heads=spec.kv_heads, dim=spec.head_dim,
+        layers=spec.layers, kv_heads=cache.kv_heads, dim=cache.key_dim, latent=latent,
         page_size=candidate.page_size, sequences=bench.batch, max_tokens=bench.context + steps,
         shuffle=0,
     )  # fmt: skip
@@ -75,14 +76,14 @@ def measure(model: Transformer, candidate: Candidate, bench: Bench) -> Timing:
         pool.fill(sequence, kv)
     sparse = PagedDecode(
         candidate, pool, scale=spec.scale, context=bench.context,
-        workload_context=bench.workload_context, dense=bench.dense,
+        workload_context=bench.workload_context, dense=bench.dense, rope=cache.rope,
     )  # fmt: skip
     sparse.summarise()
     room = torch.zeros(
-        spec.layers, 2, bench.batch, spec.kv_heads, bench.context + steps, spec.head_dim
+        spec.layers, cache.parts, bench.batch, cache.kv_heads, bench.context + steps, cache.key_dim
     )
     room[..., : bench.context, :] = kv[:, :, None].to(torch.float32)
-    full = ContiguousDecode(room, bench.context, scale=spec.scale)
+    full = ContiguousDecode(room, bench.context, scale=spec.scale, latent=latent)
     tokens = torch.arange(1000, 1000 + steps * bench.batch).view(bench.batch, steps)
 
     def step(attend: PagedDecode | ContiguousDecode, at: int) -> Tensor:
@@ -111,8 +112,8 @@ def _difference(
 ) -> str | None:
     """Compare with the batched executor, which parity holds against the reference."""
     attend = SuffixAttend(
-        candidate, kv, scale=model.spec.scale, workload_context=bench.workload_context,
-        dense=bench.dense,
+        candidate, model.spec.cache.split(kv), scale=model.spec.scale,
+        workload_context=bench.workload_context, dense=bench.dense, rope=model.spec.cache.rope,
     )  # fmt: skip
     positions = bench.context + torch.arange(tokens.shape[1]).expand(tokens.shape)
     wanted = model.forward(tokens, positions, attend).view(logits.shape).log_softmax(-1)

@@ -37,7 +37,7 @@ def _absorb(logits: Floats, v: Floats, used: int, top: Floats, mass: Floats, tot
         if best > top[head]:
             shrink = np.float32(math.exp(top[head] - best))
             mass[head] *= shrink
-            for d in range(v.shape[1]):
+            for d in range(total.shape[1]):
                 total[head, d] *= shrink
             top[head] = best
         for token in range(used):
@@ -47,7 +47,7 @@ def _absorb(logits: Floats, v: Floats, used: int, top: Floats, mass: Floats, tot
     for token in range(used):
         for head in range(logits.shape[0]):
             weight = logits[head, token]
-            for d in range(v.shape[1]):
+            for d in range(total.shape[1]):
                 total[head, d] += weight * v[token, d]
 
 
@@ -59,7 +59,8 @@ def attend_pages(
 
     Args:
         q: ``[row, kv_head, head, dim]``, scaled.
-        k, v: ``[physical page, kv_head, token, dim]`` and ``[..., vdim]``.
+        k, v: ``[physical page, kv_head, token, dim]`` and ``[..., at least vdim]``: on MLA the keys
+            themselves, whose first columns are the values.
         table: physical pages in order, ``[row, page]``.
         keep: ``[row, kv_head, page]``; at least one page of every row and head.
         tokens: in the cache of each row, this step's own included.
@@ -71,7 +72,7 @@ def attend_pages(
         row, kv_head = at // kv_heads, at % kv_heads
         top = np.full(heads, -np.inf, np.float32)
         mass = np.zeros(heads, np.float32)
-        total = np.zeros((heads, v.shape[3]), np.float32)
+        total = np.zeros((heads, out.shape[3]), np.float32)
         logits = np.empty((heads, size), np.float32)
         for page in range(pages):
             if keep[row, kv_head, page]:
@@ -80,5 +81,5 @@ def attend_pages(
                 _logits(q[row, kv_head], k[where, kv_head], used, logits)
                 _absorb(logits, v[where, kv_head], used, top, mass, total)
         for head in range(heads):
-            for d in range(v.shape[3]):
+            for d in range(out.shape[3]):
                 out[row, kv_head, head, d] = total[head, d] / mass[head]

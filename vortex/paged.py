@@ -20,6 +20,7 @@ class PagedPool:
 
     Args:
         sequences, max_tokens: capacity.
+        latent: columns of a key that are its value (MLA), kept once; None: values are kept too.
         shuffle: seed of the order in which pages are handed out (a serving engine's tables are
             fragmented); None hands them out in order.
     """
@@ -34,8 +35,10 @@ class PagedPool:
         sequences: int,
         max_tokens: int,
         shuffle: int | None = None,
+        latent: int | None = None,
     ) -> None:
-        self.page_size = page_size
+        self.page_size, self.latent = page_size, latent
+        self.vdim = dim if latent is None else latent
         self.per_sequence = -(-max_tokens // page_size)
         total = sequences * self.per_sequence
         order = torch.arange(total)
@@ -43,14 +46,15 @@ class PagedPool:
             order = torch.randperm(total, generator=torch.Generator().manual_seed(shuffle))
         self.table = order.view(sequences, self.per_sequence)
         self.k = torch.zeros(layers, total, kv_heads, page_size, dim)
-        self.v = torch.zeros(layers, total, kv_heads, page_size, dim)
+        self.v = torch.zeros_like(self.k) if latent is None else self.k
         self.length = 0
 
     def fill(self, sequence: int, kv: Tensor) -> None:
-        """Store a prefilled context: ``[layer, 2, kv_head, tokens, dim]``; sets the length."""
-        layers, _, kv_heads, tokens, dim = kv.shape
+        """Store a context: ``[layer, parts, kv_head, tokens, dim]``, parts 1 if values are columns
+        of the keys, else 2; sets the length."""
+        layers, parts, kv_heads, tokens, dim = kv.shape
         pages = tokens // self.page_size
-        for target, source in ((self.k, kv[:, 0]), (self.v, kv[:, 1])):
+        for target, source in zip((self.k, self.v)[:parts], kv.unbind(1), strict=True):
             whole = source[:, :, : pages * self.page_size].to(torch.float32)
             paged = whole.reshape(layers, kv_heads, pages, self.page_size, dim).transpose(1, 2)
             target[:, self.table[sequence, :pages]] = paged
@@ -60,17 +64,22 @@ class PagedPool:
         self.length = tokens
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> None:
-        """Store one token of every sequence at position ``length``: ``[row, kv_head, dim]``."""
+        """Store one token of every sequence at position ``length``: ``[row, kv_head, dim]``; ``v``
+        is left alone where it is a part of ``k``."""
         page, slot = divmod(self.length, self.page_size)
         at = self.table[: k.shape[0], page]
         self.k[layer, at, :, slot] = k.to(torch.bfloat16).to(torch.float32)
-        self.v[layer, at, :, slot] = v.to(torch.bfloat16).to(torch.float32)
+        if self.latent is None:
+            self.v[layer, at, :, slot] = v.to(torch.bfloat16).to(torch.float32)
 
 
 class PagedDecode:
     """One decode step of all sequences under a candidate; an Attend of the model.
 
     Call :meth:`summarise` once after the pool is filled, and :meth:`advance` after each step.
+
+    Args:
+        rope: rotary columns of a key, first and count; None: all.
     """
 
     def __init__(
@@ -82,11 +91,12 @@ class PagedDecode:
         context: int,
         workload_context: int,
         dense: frozenset[int] = frozenset(),
+        rope: tuple[int, int] | None = None,
     ) -> None:
         self.candidate, self.pool, self.scale, self.dense = candidate, pool, scale, dense
         layers = pool.k.shape[0]
         self.router = Router(
-            candidate, context=context, workload_context=workload_context, layers=layers
+            candidate, context=context, workload_context=workload_context, layers=layers, rope=rope
         )
         self.anchors = anchors(layers, dense, candidate.policies.reuse_layers)
         self.picks: dict[int, Tensor | None] = {}
@@ -109,8 +119,8 @@ class PagedDecode:
         if not self.router.needs_fields:
             return {}
         k = self.pool.k[layer, table].permute(2, 0, 1, 3, 4)
-        v = self.pool.v[layer, table].permute(2, 0, 1, 3, 4)
-        return self.router.page_fields(k, v)
+        v = k if self.pool.latent else self.pool.v[layer, table].permute(2, 0, 1, 3, 4)
+        return self.router.page_fields(k, v[..., : self.pool.vdim])
 
     def advance(self) -> None:
         """Count the step's token."""
@@ -141,12 +151,12 @@ class PagedDecode:
             keep = torch.ones(rows, kv_heads, pages, dtype=torch.bool)
         else:
             keep = self.chosen(layer, grouped, pages)
-        out = torch.empty_like(grouped)
+        out = torch.empty(*grouped.shape[:3], pool.vdim)
         attend_pages(
             (grouped * self.scale).numpy(), pool.k[layer].numpy(), pool.v[layer].numpy(),
             pool.table[:rows].numpy(), keep.numpy(), tokens, out.numpy(),
         )  # fmt: skip
-        return out.reshape(rows, 1, heads, dim)
+        return out.reshape(rows, 1, heads, pool.vdim)
 
     def chosen(self, layer: int, q: Tensor, pages: int) -> Tensor:
         """Pages to read: bool ``[row, kv_head, page]``, in the order of the sequence."""
@@ -203,11 +213,12 @@ class ContiguousDecode:
     """Full attention over an unpaged cache: the baseline, free of any gathering.
 
     Args:
-        kv: ``[layer, 2, row, kv_head, capacity, dim]`` float32, filled to ``length``.
+        kv: ``[layer, parts, row, kv_head, capacity, dim]`` float32, filled to ``length``.
+        latent: columns of a key that are its value (MLA, parts 1); None: parts 2.
     """
 
-    def __init__(self, kv: Tensor, length: int, *, scale: float) -> None:
-        self.kv, self.length, self.scale = kv, length, scale
+    def __init__(self, kv: Tensor, length: int, *, scale: float, latent: int | None = None) -> None:
+        self.kv, self.length, self.scale, self.latent = kv, length, scale, latent
 
     def advance(self) -> None:
         """Count the step's token."""
@@ -217,9 +228,10 @@ class ContiguousDecode:
         """See the model's Attend protocol, with one new token per sequence."""
         rows, _, heads, dim = q.shape
         kv_heads = k.shape[2]
-        for at, new in enumerate((k, v)):
+        for at, new in enumerate((k, v)[: self.kv.shape[1]]):
             self.kv[layer, at, :, :, self.length] = new[:, 0].to(torch.bfloat16).to(torch.float32)
         old = self.kv[layer, :, :, :, : self.length + 1].flatten(1, 2)
         query = (q[:, 0] * self.scale).reshape(rows * kv_heads, heads // kv_heads, dim)
         weights = torch.softmax(query @ old[0].transpose(1, 2), -1)
-        return (weights @ old[1]).reshape(rows, 1, heads, dim)
+        out = weights @ old[-1][..., : self.latent]
+        return out.reshape(rows, 1, heads, -1)

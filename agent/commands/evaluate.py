@@ -20,6 +20,8 @@ from agent.commands.program_file import (
     some_contexts,
 )
 from agent.targets import accuracy_model_for, standin_note
+from evals.models.fetch import DERIVED
+from evals.models.fit import obtain
 from evals.result import Sample
 from runs.board import finite
 from runs.quality import RANKED_TASKS, Estimate, by_context, estimate, scale_of
@@ -90,6 +92,8 @@ def evaluate(
     text, values = read_program(file), parse_knobs(knobs)
     with errors_as_json(as_json):
         candidate = compile_text(text, values, filename=str(file), files=file.parent)
+    if config.accuracy_model in DERIVED:
+        obtain(config.accuracy_model, lambda line: click.echo(line, err=True))
     base = {"text": text, "filename": str(file), "knobs": values,
             "files": str(file.parent.resolve())}  # fmt: skip
     requests = _requests(config, base, throughput=throughput)

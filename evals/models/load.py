@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evals.models.fetch import PACKAGED, cached_path
+from evals.models.factored import FactoredMla, read_factors
+from evals.models.fetch import DERIVED, NAMES, PACKAGED, cached_path
 from evals.models.gguf_file import load_gguf
 from evals.models.huggingface import load_folder
 from evals.models.transformer import Transformer
@@ -15,9 +16,10 @@ def load_model(name_or_path: str) -> Transformer:
     """A model ready to run.
 
     Raises:
-        VortexError: E403 to E405 not a model, E410 not fetched yet, E411 unknown.
+        VortexError: E403 to E405 not a model, E410 not fetched yet, E411 unknown, E412 factors that
+            do not fit.
     """
-    if name_or_path in PACKAGED:
+    if name_or_path in NAMES:
         path = cached_path(name_or_path)
         if not path.is_file():
             raise VortexError(
@@ -25,7 +27,11 @@ def load_model(name_or_path: str) -> Transformer:
                 code="E410",
                 hint=f"run: vortex-search models fetch {name_or_path}",
             )
-        return load_gguf(path, name=name_or_path)
+        if name_or_path in PACKAGED:
+            return load_gguf(path, name=name_or_path)
+        base = load_model(DERIVED[name_or_path])
+        factors, digest = read_factors(path, base.spec)
+        return FactoredMla(base, factors, name=name_or_path, digest=digest)
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         return load_folder(path)
@@ -34,5 +40,5 @@ def load_model(name_or_path: str) -> Transformer:
     raise VortexError(
         f"no model '{name_or_path}' can be run here",
         code="E411",
-        hint=f"known: {', '.join(PACKAGED)}; or a .gguf file, or a checkpoint folder",
+        hint=f"known: {', '.join(NAMES)}; or a .gguf file, or a checkpoint folder",
     )

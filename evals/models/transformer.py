@@ -27,9 +27,10 @@ class Tokenizer(Protocol):
 class Attend(Protocol):
     """An attention algorithm: dense, sparse, paged.
 
-    Gets ``q [batch, time, heads, dim]`` after RoPE and unscaled, and ``k, v [batch, time,
-    kv_heads, dim]`` of the new tokens; returns ``[batch, time, heads, dim]``. Query head h belongs
-    to KV head ``h // (heads // kv_heads)``.
+    Gets ``q [batch, time, heads, key_dim]`` after RoPE and unscaled, and ``k [batch, time,
+    kv_heads, key_dim]``, ``v [batch, time, kv_heads, value_dim]`` of the new tokens; returns
+    ``[batch, time, heads, value_dim]``. Widths and KV heads are those of :class:`CacheShape`; query
+    head h belongs to KV head ``h // (heads // kv_heads)``.
     """
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -38,8 +39,33 @@ class Attend(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class CacheShape:
+    """A KV cache as attention sees it: ``[layer, parts, kv_head, token, key_dim]``.
+
+    Attributes:
+        rope: rotary columns of a key, first and count; None: all (GQA).
+        shared: values are the first ``value_dim`` columns of the keys (MLA), and not stored again.
+    """
+
+    kv_heads: int
+    key_dim: int
+    value_dim: int
+    rope: tuple[int, int] | None = None
+    shared: bool = False
+
+    @property
+    def parts(self) -> int:
+        """Tensors that are stored for a token: keys, and values unless they are shared."""
+        return 1 if self.shared else 2
+
+    def split(self, kv: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of a cache, ``[layer, kv_head, token, dim]`` each; views of it."""
+        return kv[:, 0], kv[:, -1, ..., : self.value_dim]
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """Shapes and provenance of a loaded model."""
+    """Shapes and provenance of a loaded model; ``latent`` is the cache of one in MLA form."""
 
     name: str
     layers: int
@@ -54,6 +80,12 @@ class ModelSpec:
     norm_eps: float
     digest: str
     source: str
+    latent: CacheShape | None = None
+
+    @property
+    def cache(self) -> CacheShape:
+        """What attention sees of the KV cache."""
+        return self.latent or CacheShape(self.kv_heads, self.head_dim, self.head_dim)
 
     @property
     def scale(self) -> float:
@@ -89,13 +121,19 @@ class Weights:
 class Transformer:
     """A loaded model.
 
+    Args:
+        still: rotary pairs, those of the lowest frequencies, that are left unrotated.
+
     Attributes:
         spec, tokenizer, weights: what it was loaded with.
     """
 
-    def __init__(self, spec: ModelSpec, weights: Weights, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, spec: ModelSpec, weights: Weights, tokenizer: Tokenizer, *, still: int = 0
+    ) -> None:
         self.spec, self.weights, self.tokenizer = spec, weights, tokenizer
         angles = torch.outer(torch.arange(spec.max_context).float(), rope_frequencies(spec))
+        angles[:, angles.shape[1] - still :] = 0.0
         self._cos, self._sin = angles.cos(), angles.sin()
 
     @torch.inference_mode()
@@ -138,8 +176,12 @@ class Transformer:
         q, k, v = torch.split(heads, [spec.heads, spec.kv_heads, spec.kv_heads], 2)
         if layer.q_norm is not None and layer.k_norm is not None:
             q, k = self._norm(q, layer.q_norm), self._norm(k, layer.k_norm)
-        out = attend(index, _rotated(q, cos, sin), _rotated(k, cos, sin), v)
+        out = self._attend(index, _rotated(q, cos, sin), _rotated(k, cos, sin), v, attend)
         return functional.linear(out.reshape(batch, time, -1), layer.out)
+
+    def _attend(self, index: int, q: Tensor, k: Tensor, v: Tensor, attend: Attend) -> Tensor:
+        """Where the model's own heads meet the algorithm; other forms of a cache begin here."""
+        return attend(index, q, k, v)
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

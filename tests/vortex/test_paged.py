@@ -9,8 +9,10 @@ from search_spaces.block_topk import SeedFile, controls, seeds
 from vortex import compile_text
 from vortex.paged import ContiguousDecode, PagedDecode, PagedPool
 from vortex.reference import Decoder, attend
+from vortex.suffix import SuffixAttend
 
 PROGRAMS = [p for p in [*seeds(), *controls()] if p.name != "oracle"]
+FULL = next(p.text for p in controls() if p.name == "full")
 TWO_RANKINGS = """
 import vortex as vx
 class Two(vx.Algorithm):
@@ -113,3 +115,41 @@ def test_contiguous_decode_is_full_attention() -> None:
             torch.testing.assert_close(
                 out[row, 0, head * 3 : head * 3 + 3], want, atol=1e-5, rtol=1e-4
             )
+
+
+@pytest.mark.parametrize("halved", [False, True])
+def test_decode_on_a_latent_agrees_with_teacher_forcing(halved: bool) -> None:
+    text = next(p.text for p in PROGRAMS if p.name == "quest")
+    if halved:
+        text = text.replace("k.m", "k.nope.m").replace("q *", "q.nope *")
+    candidate = compile_text(text, {"budget": 512})
+    g = torch.Generator().manual_seed(9)
+    context, dim, vdim, heads, rows, steps = 170, 12, 8, 5, 2, 18
+    kv = torch.randn(1, 1, 1, context, dim, generator=g).to(torch.bfloat16)
+    pool = PagedPool(
+        layers=1, kv_heads=1, dim=dim, page_size=candidate.page_size, sequences=rows,
+        max_tokens=context + steps, shuffle=3, latent=vdim,
+    )  # fmt: skip
+    for row in range(rows):
+        pool.fill(row, kv)
+    rope = (vdim, dim - vdim)
+    decode = PagedDecode(candidate, pool, scale=0.3, context=context, workload_context=1024,
+                         rope=rope)  # fmt: skip
+    decode.summarise()
+    room = torch.zeros(1, 1, rows, 1, context + steps, dim)
+    room[..., :context, :] = kv[:, :, None].float()
+    full = ContiguousDecode(room, context, scale=0.3, latent=vdim)
+    k = torch.randn(rows, steps, 1, dim, generator=g)
+    q = torch.randn(rows, steps, heads, dim, generator=g)
+    wanted = {}
+    for name, chosen in (("sparse", candidate), ("full", compile_text(FULL, reserved=True))):
+        suffix = SuffixAttend(chosen, (kv[:, 0], kv[:, 0, ..., :vdim]), scale=0.3,
+                              workload_context=1024, rope=rope)  # fmt: skip
+        wanted[name] = suffix(0, q, k, k[..., :vdim])
+    assert float((wanted["full"] - wanted["sparse"]).abs().max()) > 1e-2
+    for at in range(steps):
+        one = slice(at, at + 1)
+        for name, decoder in (("sparse", decode), ("full", full)):
+            out = decoder(0, q[:, one], k[:, one], k[:, one, :, :vdim])
+            torch.testing.assert_close(out, wanted[name][:, one], atol=1e-5, rtol=1e-4)
+            decoder.advance()

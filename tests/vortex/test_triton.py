@@ -1,4 +1,4 @@
-"""The GPU backend against the reference: in Triton's interpreter, or on a device if there is one."""
+"""The GPU backend against the reference: in Triton's interpreter, or on a device."""
 
 from __future__ import annotations
 
