@@ -1,0 +1,83 @@
+"""Compiles kernels for a device that need not be there: a script, run without the interpreter."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import triton
+import triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from vortex.compile import compile_text
+from vortex.ir import Candidate
+from vortex.triton.arrays import Shapes, Stored
+from vortex.triton.attend import _attend
+from vortex.triton.module import load_module
+from vortex.triton.scoring import scoring
+from vortex.triton.summaries import summaries
+
+SEEDS = Path(__file__).resolve().parents[2] / "search_spaces" / "block_topk" / "seeds"
+GQA = Shapes(2, 128, 128, (0, 128), 28, (128, 128))
+MLA = Shapes(20, 576, 512, (512, 64), 47, (576, 576))
+TYPES = {"bf16": "*bf16", "fp8": "*fp8e4nv", "int8": "*i8", "int4": "*u8", "fp32": "*fp32"}
+POINTERS = {
+    "q": "*bf16", "k": "*bf16", "v": "*bf16", "out": "*bf16", "new_k": "*bf16", "new_v": "*bf16",
+    "table": "*i32", "lengths": "*i32", "counter": "*i32", "pages": "*i32", "counts": "*i32",
+    "scratch": "*fp32", "lse": "*fp32", "k_scale": "*fp32", "v_scale": "*fp32",
+    "partial": "*fp32", "stats": "*fp32", "scale": "fp32",
+}  # fmt: skip
+
+
+def compiled(function: Any, constants: dict[str, object], arrays: tuple[Stored, ...] = ()) -> int:
+    """Bytes of shared memory of the kernel, compiled for compute capability 9.0."""
+    names = function.arg_names
+    known = dict(POINTERS)
+    for array in arrays:
+        known |= {array.name: TYPES[array.dtype], f"{array.name}_scale": "*fp32"}
+    signature = {n: "constexpr" if n in constants else known.get(n, "i32") for n in names}
+    places = {(names.index(name),): value for name, value in constants.items()}
+    source = ASTSource(fn=function, signature=signature, constexprs=places)
+    kernel = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4})
+    return int(kernel.metadata.shared)
+
+
+def candidate(name: str, dtype: str) -> Candidate:
+    """A seed whose fields are stored in that type."""
+    text = (SEEDS / f"{name}.py").read_text()
+    return compile_text(text.replace("vx.Summary(", f'vx.Summary(dtype="{dtype}", '))
+
+
+def main() -> None:
+    """Compile one seed's kernels, or attention."""
+    name, dtype, kind = sys.argv[1:]
+    shapes = MLA if kind == "mla" else GQA
+    if name == "attend":
+        latent, heads = kind == "mla", 32 if kind == "mla" else 16
+        first = 512 if latent else 128
+        print(compiled(_attend, {
+            "SIZE": 64, "RATIO": 1, "GROUP": shapes.group, "HEADS": heads, "FIRST": first,
+            "MAIN": first, "REST": shapes.dim - first, "EXTRA": 64 if latent else 0,
+            "VDIM": first, "VPAD": first, "LATENT": latent, "WHOLE": False, "SCALED": False,
+            "WITH_LSE": True, "BLOCK": 32, "SPLITS": 4, "STAGES": 2, "TRANSPOSED": False,
+            "MATRIX": tl.bfloat16, "ROWS": heads if latent else 2, "PARTS": 4, "CHUNK": 128,
+        }))  # fmt: skip
+        return
+    program = candidate(name, dtype)
+    score = scoring(program, shapes)
+    print(compiled(load_module(score.text).route, {
+        "CHANNELS": score.channels, "BLOCK": 32, "PAGES": 2048, "MATRIX": tl.bfloat16,
+        "SCORES": score.chooses, "CHOOSES": True,
+    }, score.arrays))  # fmt: skip
+    if program.fields:
+        kept = summaries(program, shapes)
+        print(compiled(load_module(kept.text).append, {
+            "DIM": shapes.dim, "VDIM": shapes.vdim, "WIDE": 1024 if kind == "mla" else 128,
+            "LATENT": kind == "mla",
+        }, kept.arrays))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
