@@ -48,6 +48,8 @@ def check(
 
     Every value of every choice is tried; what is shown is for the defaults and --knob.
     """
+    from vortex.triton.launches import launch_plan
+
     text = read_program(file)
     shapes, hardware = geometry(model), device_named(device)
     workload = Workload(batch=batch, context=context)
@@ -78,6 +80,7 @@ def check(
         "predicted_speedup": cost.speedup_step,
         "model": model,
         "device": cost.device,
+        "launches": [*launch_plan(candidate, shapes)],
     }
     click.echo(json.dumps(facts, indent=2) if as_json else _facts(facts, context, batch))
 
@@ -99,6 +102,7 @@ def _facts(f: Mapping[str, Any], context: int, batch: int) -> str:
             f"  index      {f['index_bytes_per_step'] / 1e6:,.1f} MB",
             f"  predicted  {f['predicted_step_seconds'] * 1e3:.3f} ms on {f['device']}, "
             f"{f['predicted_speedup']:.2f}x full attention",
+            f"  launches   {'; '.join(f['launches'])} (a layer, on a GPU)",
         ]
     )
 
