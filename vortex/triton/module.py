@@ -7,6 +7,7 @@ import importlib.util
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -54,8 +55,18 @@ def _addresses(used: Sequence[Stored]) -> list[str]:
 
 
 def function(name: str, arguments: Sequence[str], body: Sequence[str], doc: str) -> str:
+    """A device function of a generated module."""
     lines = "\n".join(f"    {line}" for line in (f'"""{doc}"""', *body))
-    return f"@triton.jit\ndef {name}({', '.join(arguments)}):\n{lines}\n"
+    return f"@triton.jit\ndef {name}(\n{wrapped(arguments, 4)}\n):\n{lines}\n"
+
+
+def wrapped(names: Sequence[str], indent: int) -> str:
+    """Names in lines of at most 100 characters."""
+    space = " " * indent
+    text = ", ".join(names) + ","
+    return textwrap.fill(
+        text, 100, initial_indent=space, subsequent_indent=space, break_long_words=False
+    )
 
 
 def pruned(lines: Sequence[str]) -> list[str]:
@@ -118,11 +129,12 @@ def scoring_module(
 
 
 def _launch(size: int, given: list[str], common: list[str]) -> str:
-    call = ", ".join([*given, *common])
-    arguments = ", ".join(given)
+    call = [*given, *common, "q_row", "table_row"]
+    score = wrapped([*call, "block", "BLOCK", "MATRIX"], 12)
+    choose = wrapped([*call, "pages", "counts", "pages_row", "pages_head", "PAGES"], 16)
     return f'''@triton.jit(do_not_specialize=["layer"])
 def route(
-    {arguments},
+{wrapped(given, 4)}
     lengths, scratch, counter, pages, counts,
     q_row, table_row, pages_row, pages_head, width, scale, layer,
     CHANNELS: tl.constexpr, BLOCK: tl.constexpr, PAGES: tl.constexpr, MATRIX: tl.constexpr,
@@ -139,7 +151,9 @@ def route(
         blocks = tl.maximum(tl.cdiv(complete, BLOCK), 1)
         if block >= blocks:
             return
-        score_pages({call}, q_row, table_row, block, BLOCK, MATRIX)
+        score_pages(
+{score}
+        )
     if CHOOSES:
         chooses = True
         if SCORES:
@@ -148,7 +162,9 @@ def route(
         if chooses:
             if SCORES:
                 tl.store(counter + at, 0)
-            choose_pages({call}, q_row, table_row, pages, counts, pages_row, pages_head, PAGES)
+            choose_pages(
+{choose}
+            )
 '''
 
 
