@@ -73,7 +73,10 @@ def enter(
     network = _own_network()
     system = [Path(p) for p in ("/usr", "/lib", "/lib64", "/bin", "/etc", "/proc", "/sys")]
     python = [Path(sys.prefix), Path(sys.base_prefix), Path(sysconfig.get_path("stdlib"))]
-    packages = [Path(p) for p in sys.path if p]
+    # An editable install is found by a hook, not by a path.
+    root = Path(__file__).resolve().parents[1]
+    own = [root / name for name in ("vortex", "search_spaces", "evals")]
+    packages = [*own, *(Path(p) for p in sys.path if p)]
     paths = {p for p in (*system, *python, *packages, *readable) if p.exists()}
     try:
         version = restrict(sorted(paths), [*writable, Path("/dev")])

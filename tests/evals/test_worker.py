@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -103,3 +105,30 @@ def test_a_worker_finds_the_user_s_cache_without_the_user_s_home(
         environment = clean_environment(tmp_path / "scratch", 1)
         assert environment["VORTEX_CACHE"] == str(cache_dir())
         assert environment["VORTEX_CACHE"].startswith(str(tmp_path / name))
+
+
+def test_a_confined_process_still_finds_packages_that_are_installed_for_editing(
+    tmp_path: Path,
+) -> None:
+    root = Path(__file__).resolve().parents[2]
+    # Such an install is found by a hook: neither the folder nor a path leads to it.
+    script = f"""
+import importlib.util, sys
+class Hook:
+    def find_spec(name, path=None, target=None):
+        if name in ("evals", "vortex"):
+            folder = {str(root)!r} + "/" + name
+            return importlib.util.spec_from_file_location(
+                name, folder + "/__init__.py", submodule_search_locations=[folder])
+sys.meta_path.append(Hook)
+from pathlib import Path
+from evals.sandbox import Limits, enter
+enter(Limits(), readable=(), writable=(Path({str(tmp_path)!r}),))
+import vortex.importer
+"""
+    clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=clean, capture_output=True, text=True,
+        timeout=100, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-1000:]
