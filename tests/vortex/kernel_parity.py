@@ -47,7 +47,7 @@ class Case:
     vdim: int = 64
     rope: tuple[int, int] = (0, 64)
     latent: bool = False
-    lengths: tuple[int, ...] = (1, 115, 192, 320)
+    lengths: tuple[int, ...] = (1, 115, 320)
     workload: int = 2048
     seed: int = 0
     device: str = "cpu"

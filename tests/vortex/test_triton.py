@@ -50,7 +50,7 @@ def test_a_seed_chooses_and_attends_as_the_reference(name: str, case: Case) -> N
 def test_an_algorithm_of_the_library_agrees_or_says_why_it_has_no_kernel(name: str) -> None:
     candidate = seed(name, "library", **({"budget": 2048} if name == "less_is_more" else {}))
     try:
-        made = bed(candidate, Case(device=DEVICE))
+        made = bed(candidate, Case(kv_heads=1, lengths=(115, 320), device=DEVICE))
     except Unfused as reason:
         assert reason.message
         pytest.skip(reason.message)
