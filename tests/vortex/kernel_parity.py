@@ -12,7 +12,6 @@ from vortex.cpu import KV, ROW, Router, Steps
 from vortex.execute import run_graph
 from vortex.ir import Candidate
 from vortex.named import Named, Run, named
-from vortex.plan import Scaling
 from vortex.reference import attend as reference_attend
 from vortex.schedule import AttendSchedule, Schedule, ScoreSchedule
 from vortex.storage import INT_MAX
@@ -22,7 +21,6 @@ from vortex.triton.backend import (
     Buffers,
     Fields,
     Kernels,
-    append_tokens,
     attend_chosen,
     kernels,
     route,
@@ -247,6 +245,3 @@ def _near(page: int, want: set[int], head: int, scores: dict[str, Tensor]) -> bo
 def scaled(case: Case, **changes: object) -> Case:
     """A case with other values."""
     return replace(case, **changes)  # type: ignore[arg-type]
-
-
-__all__ = ["MLA", "Bed", "Case", "Scaling", "append_tokens", "bed", "disagreements", "scaled"]

@@ -13,9 +13,10 @@ if not GPU:
     os.environ["TRITON_INTERPRET"] = "1"
 pytest.importorskip("triton")
 
-from tests.vortex.kernel_parity import MLA, Case, append_tokens, bed, disagreements, scaled  # noqa: E402
+from tests.vortex.kernel_parity import MLA, Case, bed, disagreements, scaled  # noqa: E402
 from vortex.compile import compile_text  # noqa: E402
 from vortex.ir import Candidate  # noqa: E402
+from vortex.triton.backend import append_tokens  # noqa: E402
 from vortex.triton.tiles import Unfused  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2] / "search_spaces" / "block_topk"

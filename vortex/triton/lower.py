@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 from vortex.ir import Node, walk
 from vortex.ops import OPS
-from vortex.schedule import padded
 from vortex.triton.tiles import Segment, Tile, Unfused, Writer, segments
 
 _EXACT = ("neg", "abs", "relu", "maximum", "minimum", "sign")
@@ -78,10 +77,7 @@ class Lowering:
 
     def _needed(self, roots: list[Node]) -> list[Node]:
         """Nodes to lower, without what lies behind given values."""
-        cut = []
         known: set[str] = set()
-        for node in walk(roots):
-            cut.append(node)
         stack = list(roots)
         while stack:
             node = stack.pop()
@@ -90,7 +86,7 @@ class Lowering:
             known.add(node.key)
             if node.key not in self._tiles and node.key not in self._views:
                 stack.extend(node.inputs)
-        return [n for n in cut if n.key in known]
+        return [n for n in walk(roots) if n.key in known]
 
     def _extents(self, node: Node) -> None:
         for axis in node.axes:
@@ -292,8 +288,3 @@ def columns(segment: Segment | None, stride: int) -> str:
     times = f" * {stride}" if stride != 1 else ""
     inner = f"{base}tl.arange(0, {segment.width})"
     return f"({inner}){times}" if base and times else f"{inner}{times}"
-
-
-def head_pad(group: int) -> int:
-    """Rows of a tile that holds all query heads."""
-    return padded(group)

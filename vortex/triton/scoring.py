@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 
 from vortex.compile import executable
 from vortex.ir import Candidate, Node, walk
+from vortex.ops import OPS
 from vortex.plan import Plan, Ranking, Scaling, floor_pages, plan_of, reserved_counts
 from vortex.schedule import padded
 from vortex.triton.arrays import Loader, Shapes, Stored, check_power, field_layouts, stored_layout
 from vortex.triton.lower import Lowering, View, number
+from vortex.triton.module import scoring_module
 from vortex.triton.tiles import Tile, Unfused, Writer
 
 _PREPARED = ("top_indices", "project")
@@ -85,7 +87,7 @@ def scoring(candidate: Candidate, shapes: Shapes) -> Scoring:
     score = parts.score(roots)
     choose = parts.choose(roots)
     used = [stored[name] for name in parts.loader.used if name in stored]
-    text = _module(candidate, shapes, score, choose, used)
+    text = scoring_module(candidate, shapes, score, choose, used)
     return Scoring(
         text, tuple(used), {f"prepared{i}": n for i, n in enumerate(prepared)},
         parts.channels.count, bool(roots),
@@ -254,8 +256,6 @@ def _frontier(roots: list[Node]) -> list[Node]:
     found: dict[str, Node] = {}
     for node in walk(roots):
         along = any(v == "page" for name, v in node.attrs if name == "axis")
-        from vortex.ops import OPS
-
         along = along or OPS[node.op].along_page
         whole[node.key] = along or any(whole[n.key] for n in node.inputs)
         if whole[node.key]:
@@ -348,11 +348,3 @@ class _Chooser:
 
 def _no_load(w: Writer, view: View, axes: object) -> Tile:
     raise Unfused("a budget reads no pages")
-
-
-def _module(
-    candidate: Candidate, shapes: Shapes, score: list[str], choose: list[str], used: list[Stored]
-) -> str:
-    from vortex.triton.module import scoring_module
-
-    return scoring_module(candidate, shapes, score, choose, used)
