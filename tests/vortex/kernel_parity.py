@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -144,7 +143,7 @@ def disagreements(b: Bed) -> list[str]:
             got, order = _got(b, row, head, pages)
             if order != sorted(order):
                 found.append(f"row {row}, head {head}: the list is out of order")
-            odd = [p for p in got ^ want if not _near(p, want, head, scores)]
+            odd = _unexplained(got, want, head, scores, router, pages)
             if odd:
                 found.append(f"row {row}, head {head}: pages {sorted(got)}, wanted {sorted(want)}")
             gap = _gap(b, row, head, k[head, 0], v[head, 0], got)
@@ -228,18 +227,34 @@ def _wanted(
     return keep, {n: s[:, 0, 0] for n, s in router.kept_scores.get(case.layer, {}).items()}
 
 
-def _near(page: int, want: set[int], head: int, scores: dict[str, Tensor]) -> bool:
-    """Whether a page lies at a ranking's cut, but for rounding."""
-    for score in scores.values():
-        row = score[head]
-        finite = row[torch.isfinite(row)]
-        if not len(finite) or not math.isfinite(float(row[page])):
-            continue
-        slack = 2e-3 * max(float(finite.abs().max()), 1e-6)
-        kept = [float(row[p]) for p in want if math.isfinite(float(row[p]))]
-        if any(abs(float(row[page]) - s) <= slack for s in kept):
-            return True
-    return False
+def _unexplained(
+    got: set[int],
+    want: set[int],
+    head: int,
+    scores: dict[str, Tensor],
+    router: Router,
+    pages: int,
+) -> list[int]:
+    """Pages chosen otherwise for which rounding is no excuse: each must have changed places with
+    one of almost its own score, or lie at the cut of a ranking that keeps by value."""
+    rankings = router.plan.rankings
+    found = []
+    for page in got ^ want:
+        others = want - got if page in got else got - want
+        excused = False
+        for key, score in scores.items():
+            row = score[head]
+            finite = row[torch.isfinite(row)]
+            if not len(finite):
+                continue
+            slack = 2e-3 * max(float(finite.abs().max()), 1e-6)
+            near = {p for p in range(pages) if abs(float(row[p]) - float(row[page])) <= slack}
+            by_value = rankings[key].source in ("top_p", "threshold")
+            edge = near & want != near and near & want != set()
+            excused = excused or bool(near & others) or (by_value and edge)
+        if not excused:
+            found.append(page)
+    return found
 
 
 def scaled(case: Case, **changes: object) -> Case:

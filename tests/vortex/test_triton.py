@@ -120,6 +120,13 @@ def test_what_is_not_finite_ranks_last() -> None:
     assert disagreements(bed(compile_text(text), Case(lengths=(320, 321), device=DEVICE))) == []
 
 
+@pytest.mark.parametrize("budget", [768, 1280])
+def test_the_parity_check_itself_finds_pages_too_few_and_too_many(budget: int) -> None:
+    made = bed(seed("block_centroid"), Case(lengths=(320,), device=DEVICE))
+    made.candidate = seed("block_centroid", budget=budget)
+    assert any("wanted" in line for line in disagreements(made))
+
+
 def test_two_launches_choose_what_one_does() -> None:
     from dataclasses import replace
 

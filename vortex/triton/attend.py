@@ -170,8 +170,8 @@ def _attend(
     top = tl.full((HEADS,), float("-inf"), tl.float32)
     mass = tl.zeros((HEADS,), tl.float32)
     listed = pages + row * pages_row + head * pages_head
-    # A tile's pages are read one tile ahead, so that its copy waits for nothing. On MLA, where a
-    # multiprocessor holds one program, that was measured slower (docs/performance.md).
+    # A tile's pages are read one tile ahead, so that its copy waits for nothing. MLA is
+    # slower with this and the joint merge together (docs/performance.md).
     if not LATENT:
         ahead = first + tl.arange(0, BLOCK)
         coming = tl.load(listed + ahead // SIZE, mask=ahead < last, other=0)
