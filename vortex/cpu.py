@@ -74,6 +74,7 @@ class Steps:
         pages: pages in the arrays, at least ``ceil(tokens / page_size)`` of the longest step.
         layer: index of the layer (for the random control).
         scale: the model's softmax scale.
+        longest: no step has more tokens; None: found by looking at ``tokens``.
     """
 
     q: Tensor
@@ -81,6 +82,12 @@ class Steps:
     pages: int
     layer: int
     scale: float
+    longest: int | None = None
+
+    def complete(self, page_size: int) -> int:
+        """No step has more complete pages than this."""
+        longest = int(self.tokens.max()) if self.longest is None else self.longest
+        return longest // page_size
 
 
 class Router:
@@ -90,6 +97,8 @@ class Router:
         context, workload_context: see :class:`vortex.plan.Scaling`.
         layers: of the model, for what depends on depth.
         rope: rotary columns of a key, first and count; None: all.
+        most: rankings keep at most so many pages; given, nothing is read back from the device (and
+            nothing counted), so that a step can be captured.
 
     Attributes:
         ranked, not_finite: scores that were ranked so far, and how many were NaN or infinite.
@@ -104,14 +113,15 @@ class Router:
         workload_context: int,
         layers: int = 1,
         rope: tuple[int, int] | None = None,
+        most: int | None = None,
     ) -> None:
-        self.candidate, self.layers, self.rope = candidate, layers, rope
+        self.candidate, self.layers, self.rope, self.most = candidate, layers, rope, most
         outputs, select = executable(candidate)
         self.cached, (*scores, select) = split_cached([*outputs.values(), select])
         self.outputs = dict(zip(outputs, scores, strict=True))
         self.plan = plan_of(select)
         scaling = Scaling.of(candidate.page_size, context, workload_context)
-        self.selection = Selection(self.plan, scaling)
+        self.selection = Selection(self.plan, scaling, most)
         reads = [*self.outputs.values(), *candidate.updates.values()]
         self.needs_fields = any(n.op == "field" for n in walk(reads))
         self.needs_mass = any(r.source == "oracle" for r in self.plan.rankings.values())
@@ -173,8 +183,9 @@ class Router:
         if self.kept_scores is not None:
             self.kept_scores[steps.layer] = scores
         frame = self.frame(steps)
-        self.ranked += len(scores) * int(frame.free.sum()) * kv_heads * rows // len(frame.free)
-        self.not_finite += not_finite(scores, frame)
+        if self.most is None:
+            self.ranked += len(scores) * int(frame.free.sum()) * kv_heads * rows // len(frame.free)
+            self.not_finite += not_finite(scores, frame)
         picked = self.selection.pick(scores, frame)
         return None if picked is None else picked.expand(shape)
 
@@ -199,7 +210,7 @@ class Router:
             steps: one step of every row.
             mass: attention mass of the step, ``[kv_head, row, page]``.
         """
-        complete = int(steps.tokens.max()) // self.candidate.page_size
+        complete = steps.complete(self.candidate.page_size)
         if not complete:
             return dict(states)
         sources, run = self._sources(steps, fields, slice(None), complete, states)
@@ -207,9 +218,12 @@ class Router:
         nodes = self.candidate.updates
         values = run_graph(nodes.values(), sources, run)
         new = {}
+        own = steps.tokens.reshape(-1, 1) // self.candidate.page_size
         for name, node in nodes.items():
             value = _ordered(values[node.key]).expand(*mass.shape[:2], 1, complete)[:, :, 0]
-            new[name] = torch.cat([value, states[name][..., complete:]], -1)
+            old, rest = states[name][..., :complete], states[name][..., complete:]
+            value = torch.where(torch.arange(complete) < own, value, old)
+            new[name] = torch.cat([value, rest], -1)
         return new
 
     def _scores(
@@ -217,7 +231,7 @@ class Router:
     ) -> dict[str, Tensor]:
         """Padded score arrays by node key: float32 ``[kv_head, row, step, pages]``."""
         roots = self.plan.scores
-        complete = int(steps.tokens.max()) // self.candidate.page_size
+        complete = steps.complete(self.candidate.page_size)
         kv_heads, rows, count = steps.q.shape[:3]
         padded = {
             root.key: torch.full((kv_heads, rows, count, steps.pages), float("nan"))
@@ -249,8 +263,8 @@ class Router:
         index = torch.arange(complete, dtype=torch.float32)
         sources = {
             "q": named(steps.q[:, part], KV, ROW, STEP, "head", "dim"),
-            "scale": Named(torch.tensor(steps.scale), ()),
-            "depth": Named(torch.tensor(depth_of(steps.layer, self.layers)), ()),
+            "scale": Named(torch.full((), steps.scale), ()),
+            "depth": Named(torch.full((), depth_of(steps.layer, self.layers)), ()),
             "page_index": Named(index, ("page",)),
             "page_count": Named(count, axes),
             "page_age": Named(count[..., None] - 1 - index, (*axes, "page")),

@@ -29,7 +29,7 @@ def run_graph(roots: Iterable[Node], sources: Mapping[str, Named], run: Run) -> 
         if node.op == "const":
             value = node.attr("value")
             assert isinstance(value, int | float)
-            values[node.key] = Named(torch.tensor(float(value)), ())
+            values[node.key] = Named(torch.full((), float(value)), ())
         elif node.op in ("field", "state"):
             values[node.key] = sources[f"{node.op}:{node.attr('name')}"]
         elif entry.run is None:

@@ -112,7 +112,7 @@ class Run:
         """How many entries a reduction over ``axis`` sees."""
         if axis != "page" or self.page_mask is None:
             size = x.data.shape[x.dim(axis)]
-            return Named(torch.tensor(float(size), dtype=x.data.dtype), ())
+            return Named(torch.full((), float(size), dtype=x.data.dtype), ())
         mask = self.page_mask
         at = mask.dim("page")
         kept = tuple(n for n in mask.names if n != "page")

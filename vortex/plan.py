@@ -144,7 +144,7 @@ def budget_pages(
     """
     sources = {
         "context": Named(tokens.to(torch.float64) / scaling.share, _batch(tokens)),
-        "depth": Named(torch.tensor(depth, dtype=torch.float64), ()),
+        "depth": Named(torch.full((), depth, dtype=torch.float64), ()),
     }
     value = run_graph([ranking.budget], sources, Run())[ranking.budget.key]
     shares = value.data.to(torch.float64) * scaling.share

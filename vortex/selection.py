@@ -104,14 +104,18 @@ class Selection:
 
     Attributes:
         scaling: of budgets to the sequences at hand.
+        most: no ranking keeps more pages; None: found by looking at the budgets.
     """
 
     plan: Plan
     scaling: Scaling
+    most: int | None = None
     _last: tuple[object, Tensor, Frame] | None = field(default=None, repr=False)
 
     def frame(self, tokens: Tensor, pages: int, depth: float) -> Frame:
         """See :func:`frame_of`."""
+        if self.most is not None:
+            return frame_of(self.plan, tokens, pages, self.scaling, depth)
         key = (tuple(tokens.shape), pages, depth if self.plan.by_depth else 0.0)
         if self._last is not None and self._last[0] == key and torch.equal(self._last[1], tokens):
             return self._last[2]
@@ -133,7 +137,9 @@ class Selection:
     ) -> Tensor | None:
         if node.key in self.plan.rankings:
             ranking = self.plan.rankings[node.key]
-            return best(ranking, scores[node.key], frame, among, frame.wanted[node.key])
+            return best(
+                ranking, scores[node.key], frame, among, frame.wanted[node.key], self.most
+            )
         if node.op == "refine":
             coarse = self._of(node.inputs[0], scores, frame, among)
             return None if coarse is None else self._of(node.inputs[1], scores, frame, coarse)
@@ -144,10 +150,17 @@ class Selection:
         return None
 
 
-def best(ranking: Ranking, scores: Tensor, frame: Frame, among: Tensor, wanted: Tensor) -> Tensor:
+def best(
+    ranking: Ranking,
+    scores: Tensor,
+    frame: Frame,
+    among: Tensor,
+    wanted: Tensor,
+    most: int | None = None,
+) -> Tensor:
     """The pages that one ranking keeps among those given: bool ``[..., pages]``."""
     keys = rank_keys(scores, among, frame.hashes)
-    width = min(int(wanted.max()), scores.shape[-1])
+    width = min(int(wanted.max()) if most is None else most, scores.shape[-1])
     none = torch.zeros_like(keys, dtype=torch.bool)
     if not width:
         return none

@@ -218,8 +218,8 @@ def _prepared(
     with torch.device(q.device):
         sources = {
             "q": named(grouped, "_row", "_kv", "head", "dim"),
-            "scale": Named(torch.tensor(scale), ()),
-            "depth": Named(torch.tensor(layer / max(1, k.shapes.layers - 1)), ()),
+            "scale": Named(torch.full((), scale), ()),
+            "depth": Named(torch.full((), layer / max(1, k.shapes.layers - 1)), ()),
         }
         matrices = {ref: m.to(q.device) for ref, m in k.candidate.matrices.items()}
         run = Run(None, layer, k.shapes.rope, matrices)
