@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.result import Evaluation, Stage, StageResult, Status
+from evals.sandbox import Limits
 from evals.worker import WorkerCrashed, WorkerFailed, WorkerProcess, WorkerTimeout
 
 _PROBE_SECONDS = 300.0
@@ -36,9 +37,10 @@ class Crew:
         readable: tuple[Path, ...] = (),
         writable: tuple[Path, ...] = (),
         probe: Mapping[str, Any] | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self._make: Callable[[], WorkerProcess] = lambda: WorkerProcess(
-            handler, config, readable=readable, writable=writable
+            handler, config, readable=readable, writable=writable, limits=limits
         )
         self._threads = ThreadPoolExecutor(size, thread_name_prefix="vortex-worker")
         self._local = threading.local()

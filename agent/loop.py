@@ -14,6 +14,7 @@ from agent.bandit import choose
 from agent.crew import Crew, MachineFault
 from agent.proposers.base import Elite, Proposer, SearchContext
 from agent.standing import Standing, Standings, promotable, standings
+from agent.workers import HANDLER, crew_for
 from evals.models.fetch import cache_dir
 from evals.result import Evaluation, Sample, Stage, Status
 from runs.quality import order_problem
@@ -22,7 +23,6 @@ from runs.store import Store
 from search_spaces.block_topk import SeedFile, controls, seeds
 from vortex.errors import VortexError
 
-HANDLER = "evals.evaluator:Evaluator"
 _SCREEN_SECONDS, _PREFILL_SECONDS, _TRIES = 120.0, 600.0, 2
 _ORDER = ("RandomPages", "StreamingLLM", "Oracle")
 
@@ -69,16 +69,12 @@ class Search:
             self._search(config, crew)
         finally:
             crew.close()
-        if config.throughput and not self.interrupted():
+        if config.throughput and not config.on_gpu and not self.interrupted():
             self._measure(config)
 
     def _crew(self, config: RunConfig, size: int, *, prefilling: bool = False) -> Crew:
-        cache = (cache_dir(),)
         probe = {"kind": "screen", "text": seeds()[0].text, "contexts": [0], "known": {}}
-        return Crew(
-            self.handler, worker_config(config), size=size, readable=cache,
-            writable=cache if prefilling else (), probe=probe,
-        )  # fmt: skip
+        return crew_for(config, size, handler=self.handler, prefilling=prefilling, probe=probe)
 
     def _enlist(self, config: RunConfig) -> None:
         """Controls and seeds are candidates like others, and come first."""
@@ -177,6 +173,8 @@ class Search:
             wanted = len(now.config.rungs) if standing.record.control else 1
             if standing.status == Status.OK and standing.rung < wanted:
                 return standing.record.id, [self._rung(now, standing)]
+            if standing.status == Status.OK and standing.rung and _untimed(now.config, standing):
+                return standing.record.id, [self._timing(now.config, standing)]
         if now.scale is None:
             return None
         for rung in range(len(now.config.rungs) - 1, 0, -1):
@@ -207,7 +205,10 @@ class Search:
             "control": record.control, "contexts": [0, 1], "known": known,
             "promote": rng.random() < 0.05,
         }  # fmt: skip
-        return [(request, _SCREEN_SECONDS), self._rung(now, standing)]
+        requests = [(request, _SCREEN_SECONDS), self._rung(now, standing)]
+        if _untimed(now.config, standing):
+            requests.append(self._timing(now.config, standing))
+        return requests
 
     def _rung(self, now: Standings, standing: Standing) -> tuple[dict[str, Any], float]:
         config, record = now.config, standing.record
@@ -236,6 +237,16 @@ class Search:
                     return candidate
         return None
 
+    def _timing(self, config: RunConfig, standing: Standing) -> tuple[dict[str, Any], float]:
+        """Throughput; on a GPU, batch and context are the workload's own."""
+        request = {
+            "kind": "throughput", "text": standing.record.text, "knobs": standing.record.knobs,
+            "batch": config.throughput_batch, "context": config.throughput_context,
+            "pairs": config.throughput_pairs, "threads": config.workers,
+            "contexts": list(range(config.rungs[0])),
+        }  # fmt: skip
+        return request, 5 * config.timeout
+
     def _measure(self, config: RunConfig) -> None:
         """Throughput of the front, one at a time, when nothing else of ours runs."""
         now = standings(self.store, config)
@@ -250,13 +261,7 @@ class Search:
         try:
             for done, standing in enumerate(wanted.values()):
                 self.report(Progress("throughput", done, len(wanted), 1, _names(now)))
-                request = {
-                    "kind": "throughput", "text": standing.record.text,
-                    "knobs": standing.record.knobs, "batch": config.throughput_batch,
-                    "context": config.throughput_context, "pairs": config.throughput_pairs,
-                    "threads": config.workers, "contexts": list(range(config.rungs[0])),
-                }  # fmt: skip
-                future = crew.submit([(request, 5 * config.timeout)])
+                future = crew.submit([self._timing(config, standing)])
                 while not future.done():
                     wait([future], timeout=1)
                     if self.interrupted():
@@ -277,13 +282,10 @@ class Search:
         return Progress("search", done, config.evaluations, running, _names(now), left)
 
 
-def worker_config(config: RunConfig) -> dict[str, Any]:
-    """What a worker needs to know of a run."""
-    return {
-        "accuracy_model": config.accuracy_model, "target": config.model, "device": config.device,
-        "batch": config.batch, "context": config.context, "kv_dtype": config.kv_dtype,
-        "context_tokens": config.context_tokens, "min_recovered": config.min_recovered,
-    }  # fmt: skip
+def _untimed(config: RunConfig, standing: Standing) -> bool:
+    """Whether a candidate waits for its turn on the GPU."""
+    wanted = config.on_gpu and config.throughput and not standing.record.control
+    return wanted and not any(s.stage == Stage.THROUGHPUT for s in standing.stages)
 
 
 def search_context(now: Standings, *, seed: int) -> SearchContext:

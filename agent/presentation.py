@@ -30,7 +30,7 @@ def board_of(store: Store) -> Board:
         target=config.model,
         accuracy_model=config.accuracy_model,
         standin_note=standin_note(config.model, config.accuracy_model),
-        device=config.device,
+        device=config.price_for,
         workload=f"batch {config.batch}, {config.context:,} tokens, {config.kv_dtype} KV",
         budgets=_budgets(config),
         throughput_workload=f"batch {config.throughput_batch}, "
@@ -41,7 +41,23 @@ def board_of(store: Store) -> Board:
         controls_problem=controls_problem(now),
         config=config.model_dump(mode="json"),
         environment=store.environment(),
+        gpu=_gpu(now),
+        gpu_step_origin=_step_origin(now),
     )
+
+
+def _gpu(now: Standings) -> str:
+    """Device, and the full attention that candidates were timed beside."""
+    found = [m for s in now.by_id.values() if (m := s.metric("gpu_speedup"))]
+    if not found:
+        return ""
+    rivals = sorted({m.workload.rpartition("full attention by ")[2] for m in found})
+    return f"{found[0].device} (full attention by {', '.join(rivals)})"
+
+
+def _step_origin(now: Standings) -> str:
+    found = {m.origin for s in now.by_id.values() if (m := s.metric("gpu_speedup"))}
+    return "predicted" if "predicted" in found else "measured"
 
 
 def _budgets(config: RunConfig) -> str:
@@ -53,7 +69,7 @@ def _budgets(config: RunConfig) -> str:
 
 
 def _order(row: Row) -> tuple[bool, bool, float, int]:
-    key = row.step_seconds if row.on_front else row.loss_gap.value
+    key = row.seconds if row.on_front else row.loss_gap.value
     return (row.control, not row.on_front, float("inf") if key is None else key, row.id)
 
 
@@ -94,7 +110,14 @@ def _row(
         step_seconds=predicted("step_seconds"), step_speedup=predicted("step_speedup"),
         index_bytes=predicted("index_bytes_per_token"), parents=record.parents, note=record.note,
         program=record.text, message="\n".join(x.message for x in s.stages if x.message),
+        gpu_attention=timed("gpu_attention_speedup"), gpu_speedup=timed("gpu_speedup"),
+        gpu_step_ms=_scaled(timed("gpu_step_seconds"), 1e3),
+        gpu_tokens_per_second=timed("gpu_tokens_per_second"),
     )  # fmt: skip
+
+
+def _scaled(cell: Cell, by: float) -> Cell:
+    return Cell(None) if cell.value is None else Cell(cell.value * by, None, cell.n)
 
 
 def _cell(found: Estimate | None) -> Cell:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass
 
-from agent.crew import Crew, MachineFault
-from agent.loop import HANDLER, Progress, worker_config
+from agent.crew import MachineFault
+from agent.loop import Progress
 from agent.standing import Standing, standings
-from evals.models.fetch import cache_dir
+from agent.workers import HANDLER, crew_for
 from evals.result import Evaluation, Stage, Status
 from runs.store import Store
 from vortex.errors import ExitCode, VortexError
@@ -47,11 +47,8 @@ def seal(
         VortexError: E509, the machine fails.
     """
     config = store.config()
-    cache = (cache_dir(),)
     indices = list(range(sealing.contexts))
-    maker = Crew(
-        sealing.handler, worker_config(config), size=sealing.workers, readable=cache, writable=cache
-    )
+    maker = crew_for(config, sealing.workers, handler=sealing.handler, prefilling=True)
     try:
         prefills = [
             maker.submit([({"kind": "prefill", "split": "sealed", "index": i}, _PREFILL_SECONDS)])
@@ -64,7 +61,7 @@ def seal(
         raise _fault(fault) from None
     finally:
         maker.close()
-    crew = Crew(sealing.handler, worker_config(config), size=sealing.workers, readable=cache)
+    crew = crew_for(config, sealing.workers, handler=sealing.handler)
     try:
         pending = {
             crew.submit([(_request(s, indices), config.timeout * len(indices))]): s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,7 +21,8 @@ class Standing:
     Attributes:
         rung: rungs of accuracy that it completed (0: none).
         losses: normalised loss by context; empty until the controls' scale is known.
-        seconds: predicted step time on the target; infinite before it was priced.
+        seconds: step time on the target; infinite before it is known. Predicted, or in a run on a
+            GPU measured: the run's median for full attention over the candidate's paired speed-up.
     """
 
     record: CandidateRecord
@@ -86,20 +88,38 @@ def standings(store: Store, config: RunConfig) -> Standings:
     stages, samples = store.stages(), store.samples()
     records = store.candidates()
     scale = _scale(records, samples)
+    full = _full_seconds(stages) if config.on_gpu and config.throughput else None
     found = {}
     for record in records:
         mine = tuple(stages.get(record.id, ()))
         raw = tuple(samples.get(record.id, ()))
-        price = next((m.value for s in mine for m in s.metrics if m.name == "step_seconds"), None)
+        seconds = _seconds(mine, full)
         found[record.id] = Standing(
             record=record,
             stages=mine,
             samples=raw,
             rung=sum(s.stage == Stage.ACCURACY and s.status == Status.OK for s in mine),
             losses=scale.loss(raw) if scale else {},
-            seconds=math.inf if price is None else price,
+            seconds=math.inf if seconds is None else seconds,
         )
     return Standings(config, found, scale)
+
+
+def _metrics(stages: Sequence[StageResult], name: str) -> list[float]:
+    return [m.value for s in stages for m in s.metrics if m.name == name]
+
+
+def _full_seconds(stages: Mapping[int, Sequence[StageResult]]) -> float:
+    """Full attention's step time: the median over the candidates that it was timed beside."""
+    times = [t for s in stages.values() for t in _metrics(s, "gpu_full_step_seconds")]
+    return statistics.median(times) if times else math.nan
+
+
+def _seconds(stages: Sequence[StageResult], full: float | None) -> float | None:
+    """Step time of a candidate; ``full`` given: by its measured speed-up."""
+    if full is None:
+        return next(iter(_metrics(stages, "step_seconds")), None)
+    return next((full / x for x in _metrics(stages, "gpu_speedup")), None)
 
 
 def _scale(

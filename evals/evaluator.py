@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import platform
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import torch
 from evals.contexts import Context, ContextSpec, build_context
 from evals.fidelity import fidelity
 from evals.models.load import load_model
+from evals.models.transformer import Attend
 from evals.parity import Shape, disagreement
 from evals.prefill import Prefilled, prefill
 from evals.result import Evaluation, Metric, Stage, StageResult, Status
@@ -31,7 +34,6 @@ from vortex.plan import dense_layers
 from vortex.suffix import SuffixAttend
 
 EVALUATOR_VERSION = "2"
-_KEPT_CONTEXTS = 4
 _FIDELITY = (
     ("mass", "share"), ("best", "share"), ("chance", "share"), ("recovered", "share"),
     ("error", "ratio"), ("not_finite", "share"),
@@ -41,26 +43,37 @@ _FIDELITY = (
 class Evaluator:
     """Answers requests of the coordinator.
 
-    The configuration names the stand-in model, the target geometry, the device and the workload.
+    The configuration names the stand-in model, the target geometry, the device that is priced, and
+    the workload. Another backend overrides :meth:`place`, :meth:`attend` and the like.
     """
+
+    kept_contexts = 4
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         torch.set_num_threads(1)
         self.config = config
         self.model = load_model(str(config["accuracy_model"]))
         self.geometry = geometry(str(config["target"]))
-        self.device = device(str(config["device"]))
+        self.device = device(str(config["price_for"]))
         self.workload = Workload(
             batch=int(config["batch"]), context=int(config["context"]),
             kv_dtype=str(config["kv_dtype"]),
         )  # fmt: skip
-        self._prefilled: dict[str, Prefilled] = {}
+        self._contexts: dict[str, Prefilled] = {}
+
+    def place(self) -> AbstractContextManager[Any]:
+        """Where new tensors are made while a model runs."""
+        return contextlib.nullcontext()
+
+    def name_of_device(self) -> str:
+        """What measures."""
+        return processor()
 
     def handle(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """One of ``prefill``, ``screen``, ``accuracy``, ``throughput``."""
         kind = str(request["kind"])
         if kind == "prefill":
-            self._context(request)
+            self.prefilled(request)
             return {"name": self._spec(request).name}
         started = time.perf_counter()
         stages: list[StageResult] = []
@@ -74,7 +87,7 @@ class Evaluator:
                 with placed(candidate.program):
                     run(request, candidate, stages)
             except ProgramError as error:  # it does not fit this model's shapes
-                stages.append(_failed(Stage.PARITY, Status.REJECTED, error.render()))
+                stages.append(failed(Stage.PARITY, Status.REJECTED, error.render()))
         stages[-1] = stages[-1].model_copy(update={"seconds": time.perf_counter() - started})
         evaluation = Evaluation(
             evaluator_version=EVALUATOR_VERSION,
@@ -98,7 +111,7 @@ class Evaluator:
             with placed(candidate.program):
                 price(candidate, self.geometry, self.workload, self.device)
         except VortexError as error:
-            stages.append(_failed(Stage.PARSE, Status.REJECTED, error.render()))
+            stages.append(failed(Stage.PARSE, Status.REJECTED, error.render()))
             return None
         stages.append(StageResult(stage=Stage.PARSE, status=Status.OK))
         return candidate
@@ -110,7 +123,7 @@ class Evaluator:
         known = request.get("known") or {}
         if candidate.candidate_hash in known:
             twin = known[candidate.candidate_hash]
-            stages.append(_failed(Stage.DEDUP, Status.DUPLICATE, f"the same as candidate {twin}"))
+            stages.append(failed(Stage.DEDUP, Status.DUPLICATE, f"the same as candidate {twin}"))
             return
         control = bool(request.get("control"))
         cost = price(candidate, self.geometry, self.workload, self.device)
@@ -128,7 +141,7 @@ class Evaluator:
         )  # fmt: skip
         problem = disagreement(candidate, shape, seed=int(request.get("seed", 0)))
         if problem:
-            stages.append(_failed(Stage.PARITY, Status.MISMATCH, problem))
+            stages.append(failed(Stage.PARITY, Status.MISMATCH, problem))
             return
         stages.append(StageResult(stage=Stage.PARITY, status=Status.OK))
         stages.append(self._fidelity(request, candidate, exempt=control))
@@ -159,7 +172,17 @@ class Evaluator:
             ),
         )
 
-    def _dense(self, candidate: Candidate) -> frozenset[int]:
+    def attend(self, candidate: Candidate, prefilled: Prefilled) -> Attend:
+        """Attention of a context's questions under a candidate."""
+        spec = self.model.spec
+        return SuffixAttend(
+            candidate, spec.cache.split(prefilled.kv), scale=spec.scale,
+            workload_context=self.workload.context, dense=self.dense_layers(candidate),
+            rope=spec.cache.rope,
+        )  # fmt: skip
+
+    def dense_layers(self, candidate: Candidate) -> frozenset[int]:
+        """Layers of the model that attend to everything."""
         return dense_layers(candidate, self.model.spec.layers, self.geometry.layers)
 
     def _fidelity(
@@ -168,12 +191,14 @@ class Evaluator:
         found = []
         for index in request["contexts"]:
             prefilled = self._context({**request, "index": index})
-            found.append(
-                fidelity(
-                    candidate, prefilled, cache=self.model.spec.cache, scale=self.model.spec.scale,
-                    workload_context=self.workload.context, dense=self._dense(candidate),
-                )
-            )  # fmt: skip
+            with self.place():
+                found.append(
+                    fidelity(
+                        candidate, prefilled, cache=self.model.spec.cache,
+                        scale=self.model.spec.scale, workload_context=self.workload.context,
+                        dense=self.dense_layers(candidate),
+                    )
+                )  # fmt: skip
         recovered = [f.recovered for f in found]
         metrics = tuple(
             self._measured(name, [getattr(f, name) for f in found], unit)
@@ -195,7 +220,7 @@ class Evaluator:
         error = (spread / len(values)) ** 0.5 if len(values) > 1 else None
         return Metric(
             name=name, value=mean, stderr=error, n=len(values), unit=unit, origin="measured",
-            device=processor(), model=self.model.spec.name,
+            device=self.name_of_device(), model=self.model.spec.name,
             workload=f"{self.config['context_tokens']} tokens, recorded queries",
         )  # fmt: skip
 
@@ -205,15 +230,12 @@ class Evaluator:
         samples = []
         for index in request["contexts"]:
             prefilled = self._context({**request, "index": index})
-            attend = SuffixAttend(
-                candidate, self.model.spec.cache.split(prefilled.kv), scale=self.model.spec.scale,
-                workload_context=self.workload.context, dense=self._dense(candidate),
-                rope=self.model.spec.cache.rope,
-            )  # fmt: skip
-            samples += score(
-                self.model, prefilled.context.questions, attend, context=prefilled.context.name,
-                start=len(prefilled.context.tokens), full=prefilled.full,
-            )  # fmt: skip
+            with self.place():
+                samples += score(
+                    self.model, prefilled.context.questions, self.attend(candidate, prefilled),
+                    context=prefilled.context.name, start=len(prefilled.context.tokens),
+                    full=prefilled.full,
+                )  # fmt: skip
         stage = Stage.SEALED if request.get("split") == "sealed" else Stage.ACCURACY
         rung = int(request.get("rung", 0))
         if not all(math.isfinite(s.value) for s in samples):
@@ -238,12 +260,12 @@ class Evaluator:
                 self.model,
                 candidate,
                 Bench(kv, int(request["batch"]), context, steps, self.workload.context,
-                      self._dense(candidate)),
+                      self.dense_layers(candidate)),
             )  # fmt: skip
         finally:
             torch.set_num_threads(1)
         if timing.mismatch:
-            stages.append(_failed(Stage.THROUGHPUT, Status.MISMATCH, timing.mismatch))
+            stages.append(failed(Stage.THROUGHPUT, Status.MISMATCH, timing.mismatch))
             return
         workload = f"batch {request['batch']}, {context} tokens, {threads} threads"
 
@@ -272,16 +294,22 @@ class Evaluator:
 
     def _context(self, request: Mapping[str, Any]) -> Prefilled:
         """A prefilled context; the last few stay in memory."""
-        spec = self._spec(request)
-        if spec.name not in self._prefilled:
-            context: Context = build_context(spec, self.model.tokenizer)
-            while len(self._prefilled) >= _KEPT_CONTEXTS:
-                self._prefilled.pop(next(iter(self._prefilled)))
-            self._prefilled[spec.name] = prefill(self.model, context)
-        return self._prefilled[spec.name]
+        name = self._spec(request).name
+        if name not in self._contexts:
+            while len(self._contexts) >= self.kept_contexts:
+                self._contexts.pop(next(iter(self._contexts)))
+            self._contexts[name] = self.prefilled(request)
+        return self._contexts[name]
+
+    def prefilled(self, request: Mapping[str, Any]) -> Prefilled:
+        """A context under full attention, from disk or computed and kept there."""
+        context: Context = build_context(self._spec(request), self.model.tokenizer)
+        with self.place():
+            return prefill(self.model, context)
 
 
-def _failed(stage: Stage, status: Status, message: str) -> StageResult:
+def failed(stage: Stage, status: Status, message: str) -> StageResult:
+    """A stage that ends a candidate's climb."""
     return StageResult(stage=stage, status=status, message=message)
 
 

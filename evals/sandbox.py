@@ -13,7 +13,9 @@ from pathlib import Path
 
 from evals.landlock import LandlockError, abi, restrict
 
-_KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "LD_LIBRARY_PATH")
+_KEPT_VARIABLES = (
+    "PATH", "LANG", "LC_ALL", "PYTHONPATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "CUDA_HOME",
+)  # fmt: skip
 _PR_SET_PDEATHSIG = 1
 _NEW_NETWORK, _NEW_USER = 0x40000000, 0x10000000
 
@@ -23,11 +25,12 @@ class Limits:
     """Bounds of a worker; time is the caller's to keep.
 
     Attributes:
-        memory: bytes of address space beyond what the process holds when it is confined.
+        memory: bytes of address space beyond what the process holds when it is confined; None:
+            no limit (CUDA reserves address space by the terabyte).
         file: bytes of the largest file that it may write.
     """
 
-    memory: int = 8 << 30
+    memory: int | None = 8 << 30
     file: int = 1 << 30
     open_files: int = 256
 
@@ -68,8 +71,9 @@ def enter(
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (limits.file, limits.file))
     resource.setrlimit(resource.RLIMIT_NOFILE, (limits.open_files, limits.open_files))
-    held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (held + limits.memory,) * 2)
+    if limits.memory is not None:
+        held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (held + limits.memory,) * 2)
     network = _own_network()
     system = [Path(p) for p in ("/usr", "/lib", "/lib64", "/bin", "/etc", "/proc", "/sys")]
     python = [Path(sys.prefix), Path(sys.base_prefix), Path(sysconfig.get_path("stdlib"))]
@@ -85,7 +89,7 @@ def enter(
         if abi():
             raise
         files = f"not confined: {error}"
-    return {"files": files, "network": network, "memory_bytes": str(limits.memory)}
+    return {"files": files, "network": network, "memory_bytes": str(limits.memory or "not limited")}
 
 
 def _own_network() -> str:

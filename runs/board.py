@@ -18,7 +18,8 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One candidate. ``cpu_*`` are measured, ``step_*`` and ``index_bytes`` predicted."""
+    """One candidate. ``cpu_*`` and ``gpu_*`` are measured (the whole step on a GPU is predicted in
+    part where the board says so), ``step_*`` and ``index_bytes`` predicted."""
 
     id: int
     name: str
@@ -47,11 +48,26 @@ class Row:
     note: str
     program: str
     message: str
+    gpu_attention: Cell = Cell(None)
+    gpu_speedup: Cell = Cell(None)
+    gpu_step_ms: Cell = Cell(None)
+    gpu_tokens_per_second: Cell = Cell(None)
+
+    @property
+    def seconds(self) -> float | None:
+        """Of a step: on a GPU where one measured it, else predicted."""
+        measured = self.gpu_step_ms.value
+        return self.step_seconds if measured is None else measured / 1e3
 
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """A run. Candidates come best first: the front by predicted time, then the rest by loss."""
+    """A run. Candidates come best first: the front by time, then the rest by loss.
+
+    Attributes:
+        gpu: what measured throughput and beside which full attention; empty: no GPU did.
+        gpu_step_origin: ``predicted`` where attention was measured and the rest of a step priced.
+    """
 
     run: str
     target: str
@@ -67,6 +83,8 @@ class Board:
     controls_problem: str
     config: Mapping[str, object]
     environment: Mapping[str, str]
+    gpu: str = ""
+    gpu_step_origin: str = "measured"
 
 
 # The columns of every table: heading, attribute, number format, how it was obtained.
@@ -84,6 +102,23 @@ COLUMNS: tuple[tuple[str, str, str, str], ...] = (
 )
 
 
+_ON_GPU = (
+    ("GPU attention", "gpu_attention", ".2f", "measured"),
+    ("GPU speed-up", "gpu_speedup", ".2f", "measured"),
+    ("GPU step ms", "gpu_step_ms", ".3f", "measured"),
+)
+
+
+def columns(board: Board) -> tuple[tuple[str, str, str, str], ...]:
+    """The columns of a board: what its kind of run measured."""
+    if not board.gpu:
+        return COLUMNS
+    own = [(h, a, f, o if a == "gpu_attention" else board.gpu_step_origin)
+           for h, a, f, o in _ON_GPU]  # fmt: skip
+    at = next(i for i, c in enumerate(COLUMNS) if c[1] == "cpu_speedup")
+    return (*COLUMNS[:at], *own, *COLUMNS[at + 1 :])
+
+
 # Numbers that files carry beside the columns.
 MORE: tuple[tuple[str, str, str, str], ...] = (
     ("copy nll", "copy_nll", ".2f", "measured"),
@@ -93,13 +128,15 @@ MORE: tuple[tuple[str, str, str, str], ...] = (
     ("kept tokens", "kept_tokens", ".0f", "predicted"),
 )
 UNITS = {
-    "needle_nll": "nats", "copy_nll": "nats", "kl": "nats", "step_ms": "ms", "index_bytes": "bytes",
-    "cpu_tokens_per_second": "tokens/s", "kept_tokens": "tokens",
+    "needle_nll": "nats", "copy_nll": "nats", "kl": "nats", "step_ms": "ms", "gpu_step_ms": "ms",
+    "index_bytes": "bytes", "cpu_tokens_per_second": "tokens/s", "kept_tokens": "tokens",
 }  # fmt: skip
 
 
 def workload_of(board: Board, attribute: str, origin: str) -> str:
     """The workload that a number was obtained on."""
+    if attribute.startswith("gpu_"):
+        return board.workload
     if attribute.startswith("cpu_"):
         return board.throughput_workload
     return board.workload if origin == "predicted" else board.budgets

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from runs.board import COLUMNS, MORE, UNITS, Board, Row, cell_of, finite, shown, workload_of
+from runs.board import MORE, UNITS, Board, Row, cell_of, columns, finite, shown, workload_of
 from runs.leaderboard import escaped, facts
 from vortex.errors import ExitCode, VortexError
 
@@ -41,7 +41,7 @@ def best_of(board: Board, *, tolerable: float = 0.25) -> Row:
 
     good = [r for r in members if bound(r) <= tolerable]
     if good:
-        return min(good, key=lambda r: known(r.step_seconds))
+        return min(good, key=lambda r: known(r.seconds))
     return min(members, key=lambda r: known(r.loss_gap.value))
 
 
@@ -100,7 +100,7 @@ def _unwritable(out: Path, error: OSError) -> VortexError:
 
 def _metrics(row: Row, board: Board) -> dict[str, object]:
     numbers = {}
-    for title, attribute, _, origin in (*COLUMNS, *MORE):
+    for title, attribute, _, origin in (*columns(board), *MORE):
         cell = cell_of(row, attribute)
         where = board.device if origin == "predicted" else board.environment.get("processor", "")
         numbers[attribute] = {
@@ -115,7 +115,8 @@ def _metrics(row: Row, board: Board) -> dict[str, object]:
 
 def _readme(row: Row, board: Board) -> str:
     table = "\n".join(
-        f"| {title} | {shown(cell_of(row, a), f)} | {origin} |" for title, a, f, origin in COLUMNS
+        f"| {title} | {shown(cell_of(row, a), f)} | {origin} |"
+        for title, a, f, origin in columns(board)
     )
     knobs = ", ".join(f"{escaped(k)} = {escaped(str(v))}" for k, v in row.knobs.items())
     said = "\n".join(f"- {escaped(f)}" for f in facts(board))

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from runs.board import COLUMNS, MORE, Board, Row, cell_of, finite, shown
+from runs.board import MORE, Board, Row, cell_of, columns, finite, shown
 from vortex.errors import printable
 
 
@@ -23,7 +23,7 @@ def facts(board: Board) -> list[str]:
         f"({', '.join(f'{n} {s}' for s, n in board.statuses.items())})",
         f"accuracy: measured on {board.accuracy_model}, {board.budgets}",
         f"step time: predicted for {board.device}, {board.workload}",
-        f"CPU speed-up: measured against full attention, {board.throughput_workload}",
+        _throughput(board),
         "loss gap: 0 = full attention, 1 = random pages; mean of needle and copy; "
         "± one standard error over contexts",
     ]
@@ -32,6 +32,18 @@ def facts(board: Board) -> list[str]:
     if board.controls_problem:
         lines.append(f"WARNING: the controls are out of order: {board.controls_problem}")
     return lines
+
+
+def _throughput(board: Board) -> str:
+    if not board.gpu:
+        return f"CPU speed-up: measured against full attention, {board.throughput_workload}"
+    whole = "a whole decode step of random weights, measured"
+    if board.gpu_step_origin == "predicted":
+        whole = "measured attention and a priced rest of the step, so predicted"
+    return (
+        f"GPU attention: measured against full attention on {board.gpu}, {board.workload}; "
+        f"GPU speed-up: {whole}"
+    )
 
 
 def _blocks(board: Board, top: int | None) -> list[tuple[str, list[Row]]]:
@@ -64,10 +76,10 @@ def render_terminal(board: Board, *, color: bool, width: int, top: int | None = 
         table.add_column("id name", no_wrap=True)
         table.add_column("from")
         table.add_column("knobs")
-        for heading, _, _, origin in COLUMNS:
+        for heading, _, _, origin in columns(board):
             table.add_column(f"{heading}\n({origin})", justify="right", no_wrap=True)
         for row in rows:
-            cells = [shown(cell_of(row, a), f) for _, a, f, _ in COLUMNS]
+            cells = [shown(cell_of(row, a), f) for _, a, f, _ in columns(board)]
             style = "bold" if row.on_front and color else ""
             table.add_row(
                 *(
@@ -87,11 +99,11 @@ def render_markdown(board: Board, *, top: int | None = None) -> str:
     """Tables as GitHub renders them."""
     lines = [f"- {escaped(line)}" for line in facts(board)]
     for title, rows in _blocks(board, top):
-        headings = [f"{h} ({o})" for h, _, _, o in COLUMNS]
+        headings = [f"{h} ({o})" for h, _, _, o in columns(board)]
         lines += ["", f"**{title}**", "", f"| id | name | from | knobs | {' | '.join(headings)} |"]
-        lines.append("|" + " --- |" * 4 + " ---: |" * len(COLUMNS))
+        lines.append("|" + " --- |" * 4 + " ---: |" * len(columns(board)))
         for row in rows:
-            cells = [shown(cell_of(row, a), f) for _, a, f, _ in COLUMNS]
+            cells = [shown(cell_of(row, a), f) for _, a, f, _ in columns(board)]
             first = f"{row.id}{'*' if row.on_front else ''}"
             texts = [first, row.name, row.proposer, _knobs(row), *cells]
             lines.append("| " + " | ".join(escaped(t) for t in texts) + " |")
@@ -110,7 +122,7 @@ def render_csv(board: Board) -> str:
     """Raw numbers: ``measured_NAME``, its ``_se`` and ``_n``, and ``predicted_NAME``."""
     output = io.StringIO()
     writer = csv.writer(output)
-    names = [(a, f"{o}_{a}") for _, a, _, o in (*COLUMNS, *MORE)]
+    names = [(a, f"{o}_{a}") for _, a, _, o in (*columns(board), *MORE)]
     header = ["id", "name", "proposer", "control", "on_front", "status", "knobs"]
     for attribute, name in names:
         header += [name] if name.startswith("predicted") else [name, f"{name}_se", f"{name}_n"]
@@ -138,5 +150,5 @@ def _plain_cell(text: str) -> str:
 def render_json(board: Board) -> str:
     """Everything, with the origin of each number."""
     data = dataclasses.asdict(board)
-    data["origins"] = {attribute: origin for _, attribute, _, origin in (*COLUMNS, *MORE)}
+    data["origins"] = {attribute: origin for _, attribute, _, origin in (*columns(board), *MORE)}
     return json.dumps(finite(data), indent=2, sort_keys=False)

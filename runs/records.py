@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from evals.result import Record
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class RunConfig(Record):
     """All that decides a run; changing it (but for the budgets) makes another run.
 
     Attributes:
+        device: where candidates run: ``cpu``, or a GPU as ``cuda:0``.
+        price_for: the device that times are predicted for.
         model: the target, whose attention is made sparse; its geometry is priced.
         accuracy_model: the model that really runs: the target itself, or a stand-in.
         rungs: numbers of contexts at which a candidate is looked at again (racing).
@@ -25,7 +27,8 @@ class RunConfig(Record):
     schema_version: int = SCHEMA_VERSION
     model: str = "smollm2-135m"
     accuracy_model: str = "smollm2-135m"
-    device: str = "h200"
+    device: str = Field(default="cpu", pattern=r"cpu|cuda:[0-9]+")
+    price_for: str = "h200"
     context: int = Field(default=32768, gt=0)
     batch: int = Field(default=16, gt=0)
     kv_dtype: Literal["bf16", "fp8"] = "bf16"
@@ -44,6 +47,20 @@ class RunConfig(Record):
     timeout: float = Field(default=120.0, gt=0, description="seconds per context of evaluation")
     seeds_dir: str | None = None
     sweep: tuple[int, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_version_1(cls, values: object) -> object:
+        """Version 1 ran on CPUs only, and called the priced device ``device``."""
+        if isinstance(values, dict) and values.get("schema_version") == 1:
+            return {**values, "schema_version": 2, "device": "cpu",
+                    "price_for": values.get("device", "h200")}  # fmt: skip
+        return values
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether candidates run on a GPU."""
+        return self.device != "cpu"
 
     @property
     def standin(self) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
-from runs.board import COLUMNS, Board, cell_of, shown
+from runs.board import Board, cell_of, columns, shown
 from runs.leaderboard import facts, render_json
 from vortex.errors import ExitCode, VortexError
 
@@ -17,10 +17,10 @@ def render_report(board: Board) -> str:
     loader = PackageLoader("runs", package_path="")
     environment = Environment(loader=loader, autoescape=select_autoescape(("html", "j2")))
     data = json.loads(render_json(board))
-    data["columns"] = [{"title": t, "name": n, "origin": o} for t, n, _, o in COLUMNS]
+    data["columns"] = [{"title": t, "name": n, "origin": o} for t, n, _, o in columns(board)]
     for row, full in zip(data["rows"], board.rows, strict=True):
         row["step_ms"] = None if row["step_seconds"] is None else row["step_seconds"] * 1e3
-        row["shown"] = [shown(cell_of(full, n), f) for _, n, f, _ in COLUMNS]
+        row["shown"] = [shown(cell_of(full, n), f) for _, n, f, _ in columns(board)]
     text = json.dumps(data, allow_nan=False)
     for char in "<>&\u2028\u2029":
         text = text.replace(char, f"\\u{ord(char):04x}")

@@ -78,6 +78,7 @@ class Price:
         sparse_layers: layers that route.
         index_bytes_per_token: fields stored per token of context, over sparse layers and KV heads.
         index_share: the same as a share of the KV cache.
+        page_bytes: bytes of the fields that one page of one KV head keeps.
         pages_completed: pages that a step of the batch completes, on average, in each layer and
             KV head.
         memory: bytes of weights, KV and fields when the last token is generated.
@@ -93,6 +94,7 @@ class Price:
     sparse_layers: int
     index_bytes_per_token: float
     index_share: float
+    page_bytes: int
     pages_completed: float
     memory: float
     fits: bool
@@ -276,6 +278,7 @@ def price(candidate: Candidate, geometry: Geometry, workload: Workload, device: 
         sparse_layers=sparse,
         index_bytes_per_token=per_token,
         index_share=per_token / kv_token,
+        page_bytes=route.page_bytes,
         pages_completed=workload.batch / candidate.page_size,
         memory=memory,
         fits=memory <= 0.9 * device.memory,

@@ -101,6 +101,13 @@ class Geometry:
         """Query heads that share a KV head."""
         return self.heads // self.kv_heads
 
+    @property
+    def intermediate(self) -> int:
+        """Width of a layer's MLP, from the counts; grouped queries without experts only."""
+        attention = 2 * self.hidden * self.head_dim * (self.heads + self.kv_heads)
+        mlp = self.dense_parameters - self.vocab * self.hidden - self.layers * attention
+        return mlp // (3 * self.hidden * self.layers)
+
     def sizes(self) -> dict[str, int]:
         """Extents of the geometry's axes, for ``Extent.resolve``; ``page``, ``token`` are not."""
         rope = self.rope_dim if self.kind == "mla" else self.head_dim

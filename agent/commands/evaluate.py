@@ -19,6 +19,7 @@ from agent.commands.program_file import (
     read_program,
     some_contexts,
 )
+from agent.devices import priced_device, run_device
 from agent.targets import accuracy_model_for, standin_note
 from evals.models.fetch import DERIVED
 from evals.models.fit import obtain
@@ -82,13 +83,24 @@ class Found:
 @click.option("--model", default=_DEFAULT.model, show_default=True, help="Target model.")
 @click.option("--contexts", default=3, show_default=True, callback=some_contexts,
               help="Contexts of the accuracy stage.")  # fmt: skip
+@click.option("--device", help="Where it runs: cpu, cuda, cuda:N.  [default: a GPU if any]")
 @click.option("--throughput/--no-throughput", default=True, show_default=True)
 @click.option("--json", "as_json", is_flag=True)
 def evaluate(
-    file: Path, knobs: tuple[str, ...], model: str, contexts: int, throughput: bool, as_json: bool
+    file: Path,
+    knobs: tuple[str, ...],
+    model: str,
+    contexts: int,
+    device: str | None,
+    throughput: bool,
+    as_json: bool,
 ) -> None:
     """Run one program through the ladder, beside full attention; keeps no record."""
-    config = RunConfig(model=model, accuracy_model=accuracy_model_for(model), rungs=(contexts,))
+    run_on = run_device(device)
+    config = RunConfig(
+        model=model, accuracy_model=accuracy_model_for(model), rungs=(contexts,), device=run_on,
+        price_for=priced_device(run_on),
+    )  # fmt: skip
     text, values = read_program(file), parse_knobs(knobs)
     with errors_as_json(as_json):
         candidate = compile_text(text, values, filename=str(file), files=file.parent)
@@ -140,7 +152,7 @@ def _facts(found: Found) -> dict[str, object]:
         "name": found.candidate.program.name,
         "knobs": dict(found.candidate.knobs),
         "target": config.model,
-        "device": config.device,
+        "device": config.price_for,
         "accuracy_model": config.accuracy_model,
         "standin_note": standin_note(config.model, config.accuracy_model),
         "context": config.context,
@@ -162,7 +174,7 @@ def _lines(found: Found) -> list[str]:
     note = standin_note(config.model, config.accuracy_model)
     lines = [
         f"{found.candidate.program.name}: {knobs}",
-        f"priced for    {config.model} on {config.device}, batch {config.batch}, "
+        f"priced for    {config.model} on {config.price_for}, batch {config.batch}, "
         f"{config.context:,} tokens, {config.kv_dtype} KV",
         f"measured on   {config.accuracy_model}, {'a stand-in' if note else 'the target itself'}, "
         f"{config.rungs[-1]} contexts of {short:,} tokens",

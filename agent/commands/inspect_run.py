@@ -16,7 +16,7 @@ from agent.sealing import Sealing, members, seal
 from agent.standing import Standing, standings
 from agent.view import View
 from runs.archive import paired
-from runs.board import COLUMNS, cell_of, shown
+from runs.board import cell_of, columns, shown
 from runs.export import best_of, export
 from runs.leaderboard import render_csv, render_json, render_markdown, render_terminal
 from runs.naming import find_run, list_runs
@@ -104,7 +104,7 @@ def show(candidate: int, run: str | None, as_json: bool, runs_dir: Path) -> None
     click.echo(f"from {row.proposer}, parents {', '.join(map(str, row.parents)) or 'none'}: "
                f"{printable(row.note, limit=300)}")  # fmt: skip
     click.echo(", ".join(f"{k} = {v}" for k, v in row.knobs.items()))
-    for title, attribute, form, origin in COLUMNS:
+    for title, attribute, form, origin in columns(board):
         click.echo(f"  {title:14} {shown(cell_of(row, attribute), form):>18}  {origin}")
     if row.message:
         click.echo("\n".join(printable(line) for line in row.message.splitlines()))
@@ -146,7 +146,7 @@ def compare(a: int, b: int, run: str | None, as_json: bool, runs_dir: Path) -> N
         text = f"{d.value:+.3f} ± {d.error:.3f}  ({d.z:+.1f} s.e., n = {d.n})" if d.n > 1 else "–"
         click.echo(f"  {name:12} {text}")
     click.echo(f"  step         {left.seconds * 1e3:.3f} ms against {right.seconds * 1e3:.3f} ms, "
-               f"predicted for {now.config.device}")  # fmt: skip
+               f"predicted for {now.config.price_for}")  # fmt: skip
 
 
 @click.command("seal")

@@ -36,7 +36,7 @@ _DEFAULTS = RunConfig()  # one target and workload for check, evaluate and start
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--knob", "knobs", multiple=True, help="NAME=VALUE; others take their defaults.")
 @click.option("--model", default=_DEFAULTS.model, show_default=True, help="Target model.")
-@click.option("--device", default=_DEFAULTS.device, show_default=True)
+@click.option("--device", default=_DEFAULTS.price_for, show_default=True)
 @click.option("--context", default=_DEFAULTS.context, show_default=True)
 @click.option("--batch", default=_DEFAULTS.batch, show_default=True)
 @click.option("--json", "as_json", is_flag=True)

@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from agent.crew import Crew, MachineFault
-from agent.loop import HANDLER, worker_config
+from agent.crew import MachineFault
+from agent.workers import HANDLER, crew_for
 from evals.models.fetch import cache_dir
 from runs.records import RunConfig
 from vortex.errors import ExitCode, ProgramError, VortexError
@@ -93,11 +93,9 @@ def in_worker(
     Raises:
         VortexError: E509, the machine fails.
     """
-    cache = (cache_dir(),)
-    cache[0].mkdir(parents=True, exist_ok=True)
-    settings = worker_config(config)
-    maker = Crew(HANDLER, settings, size=1, readable=cache, writable=cache)
-    crew = Crew(HANDLER, settings, size=1, readable=(*cache, files))
+    cache_dir().mkdir(parents=True, exist_ok=True)
+    maker = crew_for(config, 1, handler=HANDLER, prefilling=True)
+    crew = crew_for(config, 1, handler=HANDLER, files=(files,))
     try:
         prefills = [({"kind": "prefill", "index": i}, PREFILL_SECONDS) for i in range(contexts)]
         maker.submit(prefills).result()

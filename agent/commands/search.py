@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import tomllib
@@ -11,6 +12,7 @@ from typing import Any
 import click
 from pydantic import ValidationError
 
+from agent.devices import priced_device, run_device
 from agent.loop import Search
 from agent.proposers.evolve import Evolve
 from agent.proposers.tune import Tune
@@ -33,15 +35,16 @@ from vortex.geometry import geometry
 @click.option("--context", type=int, help="Workload's context in tokens.  [default: 32768]")
 @click.option("--batch", type=int, help="Workload's batch.  [default: 16]")
 @click.option("--kv-dtype", type=click.Choice(["bf16", "fp8"]), help="[default: bf16]")
-@click.option("--device", help="Device that times are predicted for.  [default: h200]")
+@click.option("--device", help="Where candidates run: cpu, cuda, cuda:N.  [default: a GPU if any]")
+@click.option("--price-for", help="Device of predicted times.  [default: that GPU, or h200]")
 @click.option("--evaluations", type=int, help="Candidates to judge.  [default: 60]")
 @click.option("--minutes", type=float, help="Stop proposing after so long.")
 @click.option("--contexts", type=int, help="Evaluation contexts of the last rung.  [default: 24]")
 @click.option("--seed", type=int, help="[default: 0]")
-@click.option("--workers", type=int, help="[default: 2]")
+@click.option("--workers", type=int, help="[default: 2; half the cores with a GPU]")
 @click.option("--seeds", "seeds_dir", help="Folder of seed programs, or 'library'.")
 @click.option("--sweep", help="Budgets at which the seeds are judged too, as 1024,2048.")
-@click.option("--throughput/--no-throughput", default=None, help="Measure decode on this CPU.")
+@click.option("--throughput/--no-throughput", default=None, help="Measure decode.")
 @click.option("--runs-dir", type=click.Path(path_type=Path), default=Path("vortex-runs"))
 @click.option("--config", "file", type=click.Path(path_type=Path), help="TOML with the same names.")
 def start(runs_dir: Path, file: Path | None, contexts: int | None, **options: Any) -> None:
@@ -83,6 +86,10 @@ def make_config(file: Path | None, contexts: int | None, options: dict[str, Any]
         if contexts is not None:
             values["rungs"] = rungs_for(int(contexts))
         values.setdefault("accuracy_model", accuracy_model_for(values.get("model", "smollm2-135m")))
+        values["device"] = run_device(values.get("device"))
+        values.setdefault("price_for", priced_device(values["device"]))
+        if values["device"] != "cpu":
+            values.setdefault("workers", max(2, min(8, (os.cpu_count() or 2) // 2)))
         config = RunConfig.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
@@ -93,7 +100,7 @@ def make_config(file: Path | None, contexts: int | None, options: dict[str, Any]
     except ValueError as error:
         raise VortexError(f"not a list of numbers: {error}", code="E303") from None
     geometry(config.model)
-    device_named(config.device)
+    device_named(config.price_for)
     seeds(Path(config.seeds_dir) if config.seeds_dir else None)
     return config
 

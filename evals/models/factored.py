@@ -86,13 +86,19 @@ class FactoredMla(Transformer):
         self._up_v = values.reshape(layers, spec.kv_heads, -1, rank)[:, own]
         self._own = own
 
+    def to(self, device: torch.device) -> None:
+        """Move the factors too."""
+        super().to(device)
+        for name in ("_quiet", "_loud", "_down", "_up_k", "_up_v", "_own"):
+            setattr(self, name, getattr(self, name).to(device))
+
     def _attend(self, index: int, q: Tensor, k: Tensor, v: Tensor, attend: Attend) -> Tensor:
         spec, (rows, steps) = self.spec, q.shape[:2]
         latent = parts_of(k, v, self._quiet) @ self._down[index].T
         key = torch.cat([latent, k[..., self._loud].flatten(2)], -1)[:, :, None]
         absorbed = torch.einsum("bthd,hdr->bthr", q[..., self._quiet], self._up_k[index])
         turned = q.new_zeros(rows, steps, spec.heads, spec.kv_heads, len(self._loud))
-        turned[:, :, torch.arange(spec.heads), self._own] = q[..., self._loud]
+        turned[:, :, torch.arange(spec.heads, device=q.device), self._own] = q[..., self._loud]
         query = torch.cat([absorbed, turned.flatten(3)], -1)
         out = attend(index, query, key, latent[:, :, None])
         return torch.einsum("bthr,hdr->bthd", out, self._up_v[index])

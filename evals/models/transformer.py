@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
 import torch
@@ -136,6 +136,15 @@ class Transformer:
         angles[:, angles.shape[1] - still :] = 0.0
         self._cos, self._sin = angles.cos(), angles.sin()
 
+    def to(self, device: torch.device) -> None:
+        """Move everything that :meth:`forward` reads."""
+        w = self.weights
+        self.weights = Weights(
+            w.embedding.to(device), tuple(_moved(layer, device) for layer in w.layers),
+            w.norm.to(device), w.head.to(device),
+        )  # fmt: skip
+        self._cos, self._sin = self._cos.to(device), self._sin.to(device)
+
     @torch.inference_mode()
     def forward(
         self,
@@ -182,6 +191,11 @@ class Transformer:
     def _attend(self, index: int, q: Tensor, k: Tensor, v: Tensor, attend: Attend) -> Tensor:
         """Where the model's own heads meet the algorithm; other forms of a cache begin here."""
         return attend(index, q, k, v)
+
+
+def _moved(layer: Layer, device: torch.device) -> Layer:
+    present = {f.name: t for f in fields(layer) if (t := getattr(layer, f.name)) is not None}
+    return replace(layer, **{name: tensor.to(device) for name, tensor in present.items()})
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

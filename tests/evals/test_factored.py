@@ -146,7 +146,7 @@ def test_parity_sees_a_backend_that_takes_the_wrong_half(monkeypatch: pytest.Mon
 
 
 CONFIG = {
-    "accuracy_model": "form", "target": "glm-4.7-flash", "device": "h200", "batch": 16,
+    "accuracy_model": "form", "target": "glm-4.7-flash", "price_for": "h200", "batch": 16,
     "context": 32768, "kv_dtype": "bf16", "context_tokens": 512, "min_recovered": -9.0,
 }  # fmt: skip
 REQUESTS: dict[str, dict[str, Any]] = {

@@ -1,0 +1,1 @@
+"""Evaluation on a GPU: the ladder's stages through the kernels that serve."""
