@@ -39,7 +39,7 @@ class Crew:
         probe: Mapping[str, Any] | None = None,
         limits: Limits | None = None,
     ) -> None:
-        self._make: Callable[[], WorkerProcess] = lambda: WorkerProcess(
+        self.make: Callable[[], WorkerProcess] = lambda: WorkerProcess(
             handler, config, readable=readable, writable=writable, limits=limits
         )
         self._threads = ThreadPoolExecutor(size, thread_name_prefix="vortex-worker")
@@ -63,7 +63,7 @@ class Crew:
     def _worker(self) -> WorkerProcess:
         worker: WorkerProcess | None = getattr(self._local, "worker", None)
         if worker is None:
-            worker = self._local.worker = self._make()
+            worker = self._local.worker = self.make()
             self._all.append(worker)
         return worker
 

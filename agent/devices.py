@@ -26,7 +26,7 @@ def run_device(wanted: str | None) -> str:
         return name
     kind, _, number = name.partition(":")
     if kind != "cuda" or not (number or "0").isdigit():
-        raise VortexError(f"no device '{name[:40]}' to run on", code="E303", hint=_HINT)
+        raise VortexError(f"there is no device '{name[:40]}' to run on", code="E303", hint=_HINT)
     if not usable or int(number or 0) >= torch.cuda.device_count():
         raise VortexError(
             f"there is no '{name}' on this machine",

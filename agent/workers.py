@@ -37,14 +37,14 @@ def crew_for(
     """A crew for a run's requests.
 
     Args:
-        handler: of workers on the CPU; on a GPU it is :class:`evals.device.evaluator`'s.
+        handler: ours for the CPU is replaced by ours for a GPU.
         prefilling: workers may write to the cache.
         files: folders that candidates' own files are read from.
     """
     home = cache_dir()
     writable: tuple[Path, ...] = (home,) if prefilling else ()
     if config.on_gpu:
-        handler = DEVICE_HANDLER
+        handler = DEVICE_HANDLER if handler == HANDLER else handler
         kept = (home / "triton", home / "kernels")
         for folder in kept:
             folder.mkdir(parents=True, exist_ok=True)

@@ -60,6 +60,7 @@ class Evaluator:
             kv_dtype=str(config["kv_dtype"]),
         )  # fmt: skip
         self._contexts: dict[str, Prefilled] = {}
+        self.waited = 0.0  # seconds of this request in which a shared device was another's
 
     def place(self) -> AbstractContextManager[Any]:
         """Where new tensors are made while a model runs."""
@@ -75,7 +76,7 @@ class Evaluator:
         if kind == "prefill":
             self.prefilled(request)
             return {"name": self._spec(request).name}
-        started = time.perf_counter()
+        started, self.waited = time.perf_counter(), 0.0
         stages: list[StageResult] = []
         candidate = self._parse(request, stages)
         if candidate is not None:
@@ -88,7 +89,8 @@ class Evaluator:
                     run(request, candidate, stages)
             except ProgramError as error:  # it does not fit this model's shapes
                 stages.append(failed(Stage.PARITY, Status.REJECTED, error.render()))
-        stages[-1] = stages[-1].model_copy(update={"seconds": time.perf_counter() - started})
+        taken = time.perf_counter() - started - self.waited
+        stages[-1] = stages[-1].model_copy(update={"seconds": taken})
         evaluation = Evaluation(
             evaluator_version=EVALUATOR_VERSION,
             structure_hash=candidate.structure_hash if candidate else None,
@@ -325,7 +327,8 @@ def processor() -> str:
 
 def environment() -> dict[str, str]:
     """What a result depends on beside its inputs."""
-    return {
+    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
+    return gpu | {
         "processor": processor(),
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -28,7 +28,7 @@ class FakeEvaluator:
         stages = {
             "screen": lambda: self._screen(request, candidate.candidate_hash, candidate.knobs),
             "accuracy": lambda: self._accuracy(request, name, candidate.candidate_hash),
-            "throughput": lambda: StageResult(stage=Stage.THROUGHPUT, status=Status.OK),
+            "throughput": lambda: self._throughput(candidate.knobs),
         }[str(request["kind"])]()
         evaluation = Evaluation(
             evaluator_version="fake",
@@ -49,6 +49,15 @@ class FakeEvaluator:
             unit="s", origin="predicted", device="fake", model="fake", workload="fake",
         )  # fmt: skip
         return StageResult(stage=Stage.PRICE, status=Status.OK, metrics=(metric,))
+
+    def _throughput(self, knobs: Mapping[str, Any]) -> StageResult:
+        seconds = 1e-7 * int(knobs.get("budget", 32768))
+        metrics = tuple(
+            Metric(name=name, value=value, stderr=None, n=1, unit="", origin="measured",
+                   device="fake", model="fake", workload="fake")
+            for name, value in (("gpu_speedup", 1e-2 / seconds), ("gpu_full_step_seconds", 1e-2))
+        )  # fmt: skip
+        return StageResult(stage=Stage.THROUGHPUT, status=Status.OK, metrics=metrics)
 
     def _accuracy(self, request: Mapping[str, Any], name: str, digest: str) -> StageResult:
         fixed = {"Full": 1.0, "Oracle": 1.1, "RandomPages": 10.0, "StreamingLLM": 9.0}

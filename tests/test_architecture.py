@@ -17,7 +17,7 @@ EXECUTES = ("eval", "exec", "compile", "__import__")
 PICKLES = ("pickle", "cPickle", "_pickle", "dill", "cloudpickle", "shelve", "marshal")
 OPTIONAL = ("triton", "sglang", "vortex.triton", "vortex.serving")
 # These folders are imported only where the device or the engine is there.
-OPTIONAL_FOLDERS = ("vortex/triton/", "vortex/serving/")
+OPTIONAL_FOLDERS = ("vortex/triton/", "vortex/serving/", "evals/device/")
 # Programs of the language: read as text, never imported.
 PROGRAMS = ("seeds", "controls", "library")
 

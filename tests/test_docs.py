@@ -68,7 +68,7 @@ def test_what_the_tutorial_says_a_program_costs_is_what_it_costs() -> None:
     config, costs = RunConfig(), {}
     workload = Workload(config.batch, config.context)
     for candidate in map(compile_text, PROGRAMS):
-        cost = price(candidate, geometry(config.model), workload, device(config.device))
+        cost = price(candidate, geometry(config.model), workload, device(config.price_for))
         costs[candidate.program.name] = f"{cost.sparse.seconds * 1e3:.3f}"
     rows = re.findall(r"^\| (\w+) \| ([\d.]+) ms", TUTORIAL, re.MULTILINE)
     assert len(rows) == 3 and all(costs[name] == shown for name, shown in rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -56,7 +57,9 @@ class DeviceEvaluator(Evaluator):
     def _turn(self, kind: int) -> Iterator[None]:
         """The GPU shared (``LOCK_SH``) or alone (``LOCK_EX``), between workers of this machine."""
         if self._turns == 0:
+            started = time.perf_counter()
             fcntl.flock(self._lock, kind)
+            self.waited += time.perf_counter() - started
         self._turns += 1
         try:
             yield

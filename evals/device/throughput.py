@@ -155,13 +155,13 @@ class _Bed:
 
         k = drawn(geometry.kv_heads, geometry.dim)
         latent = pool.caches[0].latent
-        v = [x[..., : geometry.vdim] for x in k] if latent else drawn(
-            geometry.kv_heads, geometry.vdim
+        v = (
+            [x[..., : geometry.vdim] for x in k]
+            if latent
+            else drawn(geometry.kv_heads, geometry.vdim)
         )
         q = drawn(geometry.heads, geometry.dim)
-        out = torch.empty(
-            rows, geometry.heads, geometry.vdim, device=device, dtype=torch.bfloat16
-        )
+        out = torch.empty(rows, geometry.heads, geometry.vdim, device=device, dtype=torch.bfloat16)
         return _Bed(pool, q, k, v, out)
 
     def run(self, attend: Callable[[int, Tensor, Tensor, Tensor, Tensor], None]) -> None:

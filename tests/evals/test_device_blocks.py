@@ -6,6 +6,7 @@ import os
 
 import pytest
 import torch
+from torch import Tensor
 
 GPU = torch.cuda.is_available()
 if not GPU:
@@ -27,7 +28,7 @@ DEVICE = "cuda" if GPU else "cpu"
 EPSILON = 1e-6
 
 
-def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
+def drawn(*shape: int, seed: int = 0) -> Tensor:
     made = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
     return made.to(DEVICE, torch.bfloat16)
 
@@ -78,7 +79,9 @@ def test_a_step_of_the_decoder_is_that_of_its_plain_form() -> None:
     lengths = torch.tensor([3, 5], dtype=torch.int32, device=DEVICE)
     model, tokens = Decoder(geometry, lengths, 8), torch.tensor([1, 2], device=DEVICE)
 
-    def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor) -> None:
+    def attend(
+        layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor
+    ) -> None:
         out.copy_(q * (layer + 1) + k.repeat_interleave(2, 1) - v.repeat_interleave(2, 1))
 
     got = model.step(tokens, attend).float()

@@ -7,7 +7,9 @@ import io
 import json
 import math
 
-from runs.board import COLUMNS, Cell, shown
+import pytest
+
+from runs.board import COLUMNS, Cell, columns, shown
 from runs.leaderboard import facts, render_csv, render_json, render_markdown, render_terminal
 from tests.runs.synthetic import HOSTILE, board, row
 
@@ -39,6 +41,21 @@ def test_the_terminal_shows_candidates_and_controls_in_blocks_of_their_own() -> 
     assert "Full" in controls
     assert "0.125 ± 0.013" in candidates and "2.000" in candidates and "page=16" in candidates
     assert text.count("(measured)") > 0 and text.count("(predicted)") > 0
+
+
+def test_a_run_on_a_gpu_shows_what_it_measured_there_in_place_of_the_cpu() -> None:
+    timed = row(1, gpu_attention=Cell(7.06, 0.01, 15), gpu_speedup=Cell(5.45, 0.01, 15),
+                gpu_step_ms=Cell(5.546, None, 15))  # fmt: skip
+    text = render_terminal(board(timed, gpu="a GPU (full attention by X)"), color=False, width=220)
+    assert "7.06 ± 0.01" in text and "5.45 ± 0.01" in text and "5.546" in text
+    assert "CPU speed-up" not in text and "a GPU (full attention by X)" in text
+    assert timed.seconds == pytest.approx(5.546e-3)
+
+
+def test_a_step_whose_rest_is_priced_is_called_predicted() -> None:
+    priced = board(row(1), gpu="a GPU", gpu_step_origin="predicted")
+    origins = {heading: origin for heading, _, _, origin in columns(priced)}
+    assert (origins["GPU attention"], origins["GPU speed-up"]) == ("measured", "predicted")
 
 
 def test_no_heading_is_measured_and_predicted() -> None:

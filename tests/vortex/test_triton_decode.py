@@ -119,7 +119,9 @@ def test_layers_may_attend_to_everything_or_use_an_earlier_ranking() -> None:
     assert max(gaps(candidate, 3, frozenset([0]))) < 0.02
 
 
-@pytest.mark.parametrize("policies", ["", "reuse = vx.reuse(steps=2)", 'per_head = vx.shared("max")'])
+@pytest.mark.parametrize(
+    "policies", ["", "reuse = vx.reuse(steps=2)", 'per_head = vx.shared("max")']
+)
 def test_states_and_policies_without_a_kernel_run_by_torch_and_agree(policies: str) -> None:
     candidate = compile_text(STATES.format(policies=policies))
     assert max(gaps(candidate, 5)) < 0.02

@@ -299,5 +299,3 @@ def _most_pages(candidate: Candidate, longest: int, setting: Setting) -> list[in
         max(int(budget_pages(r, tokens, plan=plan, scaling=scaling, depth=d)) for d in depths)
         for r in plan.rankings.values()
     ]
-
-
