@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from agent.commands import evaluate, inspect_run, judge, search
+from agent.commands import evaluate, inspect_run, judge, search, tune_kernels
 from vortex.errors import ExitCode, VortexError
 
 
@@ -65,7 +65,10 @@ def models_list() -> None:
         click.echo(f"{name:16} {geometry.kind:4} {geometry.layers:3} layers  {here}")
 
 
-for command in (*judge.COMMANDS, *evaluate.COMMANDS, *search.COMMANDS, *inspect_run.COMMANDS):
+for command in (
+    *judge.COMMANDS, *evaluate.COMMANDS, *search.COMMANDS, *inspect_run.COMMANDS,
+    *tune_kernels.COMMANDS,
+):  # fmt: skip
     main.add_command(command)
 
 

@@ -17,6 +17,7 @@ from vortex.geometry import Geometry
 from vortex.ir import Candidate
 from vortex.plan import dense_layers
 from vortex.reference import attend as reference_attend
+from vortex.schedule import Schedule
 from vortex.triton.arrays import Shapes
 from vortex.triton.attend import Cache
 from vortex.triton.choose import KernelChooser, Pool, Setting, TorchChooser
@@ -118,9 +119,15 @@ def filled_pool(
 
 
 def setting_of(
-    candidate: Candidate, geometry: Geometry, workload: Workload, attended: int, index_bytes: int
+    candidate: Candidate,
+    geometry: Geometry,
+    workload: Workload,
+    attended: int,
+    index_bytes: int,
+    schedule: Schedule | None = None,
 ) -> Setting:
-    """How the target decodes under a candidate, with the device's schedule for its shape."""
+    """How the target decodes under a candidate; by default with the device's schedule for its
+    shape."""
     shape = StepShape(
         geometry.kind, workload.batch * geometry.kv_heads, geometry.group, geometry.dim,
         geometry.vdim, candidate.page_size, workload.context, attended, index_bytes,
@@ -128,7 +135,7 @@ def setting_of(
     return Setting(
         shapes_of(geometry), geometry.head_dim**-0.5,
         workload.context, dense_layers(candidate, geometry.layers, geometry.layers),
-        schedule_for(torch.cuda.get_device_name(), shape),
+        schedule or schedule_for(torch.cuda.get_device_name(), shape),
     )  # fmt: skip
 
 

@@ -173,7 +173,7 @@ def load_module(text: str) -> ModuleType:
     name = f"vortex_kernel_{hashlib.sha256(text.encode()).hexdigest()[:20]}"
     if name in sys.modules:
         return sys.modules[name]
-    path = _home() / "kernels" / f"{name}.py"
+    path = cache_home() / "kernels" / f"{name}.py"
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_suffix(f".{os.getpid()}.tmp")
@@ -187,7 +187,7 @@ def load_module(text: str) -> ModuleType:
     return module
 
 
-def _home() -> Path:
+def cache_home() -> Path:
     """The user's cache folder."""
     given = os.environ.get("VORTEX_CACHE")
     if given:

@@ -1,0 +1,235 @@
+"""Finds the fastest schedule of a decode step's kernels for a shape, on the GPU at hand."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+import triton
+from torch import Tensor
+
+from evals.device.throughput import filled_pool, setting_of
+from vortex.compile import compile_text
+from vortex.cost import page_bytes
+from vortex.geometry import Geometry
+from vortex.ir import Candidate
+from vortex.schedule import AttendSchedule, Schedule, ScoreSchedule
+from vortex.triton.attend import Workspace, attend
+from vortex.triton.backend import Buffers, route
+from vortex.triton.choose import KernelChooser, Pool, Setting
+from vortex.triton.schedules import StepShape, Tuned, by_rule
+from vortex.workload import Workload
+
+Kind = Literal["score", "attend", "full"]
+KINDS: tuple[Kind, ...] = ("score", "attend", "full")
+# The scores that routing kernels are tuned with: one product with a page's mean key.
+PROGRAM = """import vortex as vx
+class Centroid(vx.Algorithm):
+    page_size = {page}
+    def summarize(self, k, v):
+        return vx.Summary(mean=k.mean("token"))
+    def score(self, q, page):
+        return vx.dot(q, page.mean, "dim").max("head")
+    def select(self, score):
+        return vx.top_k(score, tokens={tokens}) | vx.sinks(1) | vx.recent(2)
+"""
+_REPLAYS, _WRONG = 9, 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A shape to tune: a target's heads, a workload, a page size and a budget."""
+
+    geometry: Geometry
+    workload: Workload
+    page_size: int
+    tokens: int
+
+    @property
+    def candidate(self) -> Candidate:
+        """What is run."""
+        return compile_text(PROGRAM.format(page=self.page_size, tokens=self.tokens))
+
+    @property
+    def shape(self) -> StepShape:
+        """The shape under which the result is kept."""
+        g, w = self.geometry, self.workload
+        return StepShape(
+            g.kind, w.batch * g.kv_heads, g.group, g.dim, g.vdim, self.page_size, w.context,
+            self.tokens, page_bytes(self.candidate, g),
+        )  # fmt: skip
+
+
+def grid(kind: Kind, shape: StepShape) -> Iterator[Schedule]:
+    """Schedules to try for one stage, the rule's own first."""
+    base = by_rule(shape)
+    yield base
+    if kind == "score":
+        shapes = itertools.product((32, 64, 128), (4, 8), (4, 8, 16), (True, False))
+        for block, warps, choose, joined in shapes:
+            if not joined or choose == 8:  # joint launches choose with the warps that score
+                yield replace(base, score=ScoreSchedule(block, warps, choose, joined))
+        return
+    tokens = shape.context if kind == "full" else shape.attended
+    best = max(1, 264 // shape.rows)
+    splits = sorted({max(1, best // 2), best, best * 2, best * 4, 4 if kind == "full" else 1})
+    turned = (True, False) if shape.kind == "mla" or shape.rows <= 16 else (False,)
+    choices = ((32, 64), (4, 8), (2, 3)) if shape.kind == "mla" else ((32, 64, 128), (4,), (3, 4))
+    for block, warps, stages, turn, split in itertools.product(*choices, turned, splits):
+        if split * block <= max(tokens, block):
+            part = AttendSchedule(block, split, warps, stages, turn)
+            yield replace(base, attend=part, full=part)
+
+
+@dataclass
+class _Bench:
+    """Filled layers, and what a stage needs to run on them."""
+
+    job: Job
+    pool: Pool
+    setting: Setting
+    chooser: KernelChooser
+    q: list[Tensor]
+    out: Tensor
+    lists: tuple[Tensor, Tensor] | None = None
+
+    @staticmethod
+    def of(job: Job) -> _Bench:
+        device = torch.device("cuda")
+        pool = filled_pool(job.geometry, job.workload, job.page_size, device)
+        shape = job.shape
+        setting = setting_of(
+            job.candidate, job.geometry, job.workload, job.tokens, shape.index_bytes,
+            schedule=by_rule(shape),
+        )  # fmt: skip
+        chooser = KernelChooser(job.candidate, pool, setting)
+        chooser.summarise()
+        g = torch.Generator(device=device).manual_seed(2)
+        size = (job.workload.batch, job.geometry.heads, job.geometry.dim)
+        q = [
+            torch.randn(size, device=device, generator=g).to(torch.bfloat16) for _ in pool.caches
+        ]
+        out = torch.empty(*size[:2], job.geometry.vdim, device=device, dtype=torch.bfloat16)
+        bench = _Bench(job, pool, setting, chooser, q, out)
+        pages, counts = chooser.choose(0, 0, q[0], ranks=True)
+        bench.lists = pages.clone(), counts.clone()
+        return bench
+
+    def stage(self, kind: Kind, schedule: Schedule) -> Callable[[int], None]:
+        """The stage as a function of the layer."""
+        pool, made = self.pool, self.chooser.kernels
+        rows, width = pool.table.shape
+        device, scale = pool.table.device, self.setting.scale
+        if kind == "score":
+            buffers = Buffers.of(made, schedule, rows, pool.kv_heads, width, device)
+            self.chooser.buffers = buffers
+            return lambda layer: route(
+                made, schedule, self.q[layer], self.chooser.fields[layer], pool.table,
+                pool.lengths, buffers, scale=scale, layer=layer,
+            )  # fmt: skip
+        part = schedule.attend if kind == "attend" else schedule.full
+        space = Workspace.of(rows, self.out.shape[1], self.out.shape[2], part.splits, device)
+        pages, counts = self.lists or (pool.table, None)
+        if kind == "full":
+            pages, counts = pool.table, None
+        return lambda layer: attend(
+            self.q[layer], pool.cache(layer), pages, counts, pool.lengths, self.out, scale=scale,
+            schedule=part, workspace=space,
+        )  # fmt: skip
+
+    def result(self, kind: Kind) -> Tensor:
+        """What the last run of a stage wrote, for comparison."""
+        if kind != "score":
+            return self.out.float()
+        buffers = self.chooser.buffers
+        used = torch.arange(buffers.pages.shape[2], device=buffers.pages.device)
+        listed = torch.where(used < buffers.counts[..., None], buffers.pages, -1)
+        return listed.float()
+
+
+def seconds_of(run: Callable[[int], None], layers: int, replays: int = _REPLAYS) -> float:
+    """Median seconds of a layer, in a CUDA graph over the layers."""
+    for layer in range(layers):
+        run(layer)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for layer in range(layers):
+            run(layer)
+    times = []
+    for _ in range(replays + 2):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        start.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        times.append(float(start.elapsed_time(end)) / 1e3 / layers)
+    return statistics.median(times[2:])
+
+
+def warm(task: tuple[Job, Kind, Schedule]) -> str | None:
+    """Compile a stage in a process of its own; what went wrong, if anything did."""
+    job, kind, schedule = task
+    try:
+        small = replace(job, workload=replace(job.workload, batch=1))
+        _Bench.of(small).stage(kind, schedule)(0)
+        torch.cuda.synchronize()
+    except (RuntimeError, triton.TritonError, ValueError, TypeError) as error:
+        return f"{type(error).__name__}: {str(error)[:120]}"
+    return None
+
+
+def compile_all(jobs: Sequence[Job], processes: int) -> dict[tuple[Job, Kind, Schedule], str]:
+    """Compile every schedule of every job; the ones that fail."""
+    tasks = [(j, k, s) for j in jobs for k in KINDS for s in dict.fromkeys(grid(k, j.shape))]
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        found = pool.map(warm, tasks, chunksize=4)
+    return {t: f for t, f in zip(tasks, found, strict=True) if f}
+
+
+def tune(job: Job, failed: dict[tuple[Job, Kind, Schedule], str], until: float) -> Tuned:
+    """The fastest schedule of each stage among those whose results are the rule's own.
+
+    Args:
+        failed: schedules that do not compile.
+        until: ``time.monotonic`` after which nothing more is tried.
+    """
+    bench, best = _Bench.of(job), by_rule(job.shape)
+    microseconds: dict[str, float] = {}
+    layers = len(bench.pool.caches)
+    for kind in KINDS:
+        wanted: Tensor | None = None
+        fastest = math.inf
+        for schedule in dict.fromkeys(grid(kind, job.shape)):
+            if (job, kind, schedule) in failed or (wanted is not None and time.monotonic() > until):
+                continue
+            try:
+                run = bench.stage(kind, schedule)
+                run(0)
+                found = bench.result(kind)
+                wanted = found.clone() if wanted is None else wanted
+                if not _same(kind, found, wanted):
+                    continue
+                taken = seconds_of(run, layers)
+            except (RuntimeError, triton.TritonError):
+                continue
+            if taken < fastest:
+                part = {"score": schedule.score, "attend": schedule.attend, "full": schedule.full}
+                fastest, best = taken, replace(best, **{kind: part[kind]})
+        microseconds[kind] = round(fastest * 1e6, 2)
+    return Tuned(job.shape, best, microseconds)
+
+
+def _same(kind: Kind, found: Tensor, wanted: Tensor) -> bool:
+    """Lists alike; outputs within the rounding of bf16."""
+    if kind == "score":
+        return bool((found != wanted).float().mean() < _WRONG)
+    gap = (found - wanted).norm() / wanted.norm()
+    return bool(torch.isfinite(gap)) and float(gap) < _WRONG
