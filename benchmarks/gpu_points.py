@@ -26,6 +26,7 @@ import triton.language as tl
 from torch import Tensor
 
 from benchmarks.gpu_kernels import Case, check, copy_bandwidth, prepare, stages, timed
+from vortex.kernel_cost import Attend, split_count
 from vortex.schedule import AttendSchedule, Schedule, ScoreSchedule
 from vortex.triton.backend import attend_chosen
 
@@ -93,20 +94,15 @@ def schedule_of(case: Case) -> Schedule:
         block //= 2
     warps = 4 if case.seed == "block_centroid" else 8
     score = ScoreSchedule(block=block, warps=warps)
+    lists, whole = (
+        split_count(MULTIPROCESSORS, Attend(rows, tokens, 2 * case.dim, case.latent, everything))
+        for tokens, everything in ((case.tokens, False), (case.context, True))
+    )
     if case.latent:
-        lists = _splits(MULTIPROCESSORS / rows, case.tokens // 64)
-        whole = _splits(2 * MULTIPROCESSORS / rows, case.context // 64)
         attend = AttendSchedule(64, lists, 4, 2, transposed=True)
-        return Schedule(score, attend, AttendSchedule(64, max(4, whole), 4, 2))
-    lists = _splits(2 * MULTIPROCESSORS / rows, case.tokens // 64)
-    whole = _splits(2 * MULTIPROCESSORS / rows, case.context // 64)
+        return Schedule(score, attend, AttendSchedule(64, whole, 4, 2))
     attend = AttendSchedule(32 if lists == 1 else 64, lists, 4, 3)
-    return Schedule(score, attend, AttendSchedule(64, max(4, whole), 4, 3))
-
-
-def _splits(wanted: float, most: int) -> int:
-    """The power of two below what is wanted, from 1 to 32 and at most ``most``."""
-    return max(1, min(32, most, 1 << int(math.log2(max(1.0, wanted)))))
+    return Schedule(score, attend, AttendSchedule(64, whole, 4, 3))
 
 
 def layers_of(case: Case) -> int:
