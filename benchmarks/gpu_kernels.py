@@ -73,7 +73,7 @@ class Case:
 
     def sparse_bytes(self) -> tuple[int, int]:
         """(fields read, keys and values read)."""
-        per = {"block_centroid": 1, "quest": 2}[self.seed] * self.dim
+        per = {"block_centroid": 1, "quest": 2, "sub_centroids": 4}[self.seed] * self.dim
         size = {"bf16": 2, "fp8": 1, "int8": 1, "int4": 0.5}[self.fields]
         fields = self.batch * self.kv_heads * (self.context // self.page) * per * size
         return int(fields), int(self.full_bytes() * self.tokens / self.context)

@@ -1,19 +1,20 @@
 """What a decode step of a candidate costs: bytes, operations and launches, and predicted seconds.
 
-The model is a roofline with a floor per kernel. With B sequences of S tokens, page size p, kept
-tokens t, H KV heads, c bytes of KV per token and head, w bytes of fields per page and head, L
-layers of which D are dense, W(B) bytes of weights::
+With B sequences of S tokens, page size p, kept tokens t, H KV heads, c bytes of KV per token and
+head, w bytes of fields per page and head, L layers of which D are dense, W(B) bytes of weights::
 
-    attention = sum over kernels of floor + max(bytes / bandwidth, operations / rate)
-        sparse layer   score:  B H (S // p) w bytes, the score graph on the vector units
-                       select: floor alone (scores stay in the chip's caches)
+    attention = sum over layers
+        sparse layer   route:  score of B H (S // p) w bytes, and select, in one launch
                        attend: B H t c bytes, 2 (dim + vdim) operations per token and query head
-                       merge:  floor alone, only where B H work items do not fill the device
-        dense layer    attend and merge, with t = S
+        dense layer    attend, with t = S
     step      = attention + max(W(B) / bandwidth, 2 B active weights / rate)
 
-The score graph is counted as written and on the vector units, although a kernel may fuse it or
-use the matrix units where many heads share a key: predictions lean against heavy scores.
+``vortex.kernel_cost`` has the seconds of score, select and attend. Where lists serve several layers
+or steps, each pays its share of a route. Score graphs run on the vector units as the kernels do
+them: more than three query heads are padded to 16 at least, products of pages and heads of exact
+fields are left to the matrix units, numbers of narrow fields cost ``DECODE`` operations more, for
+each head of the tile that they meet. Where nothing is scored the list is a launch and one pass
+(assumed); states are a launch and their bytes.
 Left out, alike for sparse and full attention: activations, norms, sampling, the floors of the
 linear layers' kernels, communication. The upkeep of fields rides on the kernel that appends to
 the cache: bytes, but no launch. Everything here is predicted, never measured.
@@ -22,14 +23,21 @@ the cache: bytes, but no launch. Everything here is predicted, never measured.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from vortex.devices import Device
 from vortex.geometry import Geometry
-from vortex.ir import Candidate, Node, extents, walk
-from vortex.ops import OPS
+from vortex.graph_cost import graph_flops, score_width, vector_operations
+from vortex.ir import Candidate, extents, walk
+from vortex.kernel_cost import (
+    Attend,
+    Score,
+    attend_seconds,
+    queries_of,
+    score_seconds,
+    select_seconds,
+)
 from vortex.plan import attended_tokens, dense_layers, plan_of
 from vortex.storage import field_bytes
 from vortex.workload import Workload
@@ -117,27 +125,21 @@ class Price:
 
 
 @dataclass(frozen=True, slots=True)
-class _Kernel:
-    """One kernel of one layer, the whole batch."""
-
-    bytes: float
-    flops: float
-    rate: float
-
-    def seconds(self, device: Device) -> float:
-        return device.launch_floor + max(self.bytes / device.bandwidth, self.flops / self.rate)
-
-
-@dataclass(frozen=True, slots=True)
 class Routing:
     """What scoring reads and computes, per sequence and KV head of one layer.
 
     Attributes:
         index_bytes: bytes read.
-        flops: operations of the score graphs.
+        flops: operations of the score graphs, as written.
         matrix_flops: operations on the matrix units (the oracle's own attention).
-        launches: score and select, averaged where one ranking serves several layers or steps.
+        launches: routing's, averaged where one ranking serves several layers or steps.
         page_bytes: bytes of the fields that one page keeps.
+        served: layers and steps that a ranking serves.
+        pages: complete pages.
+        operations: on the vector units, of one scoring.
+        block: pages that a program scores.
+        ranks, scores: whether anything is ranked, and by a score of the program's.
+        state_bytes: read and written at every step.
     """
 
     index_bytes: int
@@ -145,22 +147,18 @@ class Routing:
     matrix_flops: float
     launches: float
     page_bytes: int
+    served: int
+    pages: int
+    operations: float
+    block: int
+    ranks: bool
+    scores: bool
+    state_bytes: int
 
-
-def graph_flops(roots: Iterable[Node], sizes: dict[str, int]) -> float:
-    """Operations of a graph, each node once: the op's rate times the elements it walks over.
-
-    Args:
-        roots: bound nodes (no knob is symbolic).
-        sizes: extents of ``page``, ``token``, ``dim``, ``vdim`` and ``head``.
-    """
-    total = 0.0
-    for node in walk(roots):
-        if node.inputs and OPS[node.op].kind != "selector":
-            axes = {a.name: e for n in node.inputs
-                    for a, e in zip(n.axes, extents(n, sizes), strict=True)}  # fmt: skip
-            total += OPS[node.op].flops * math.prod(axes.values())
-    return total
+    @property
+    def scored_bytes(self) -> float:
+        """Bytes that one scoring reads."""
+        return (self.index_bytes - self.state_bytes) * self.served
 
 
 def fields_read(candidate: Candidate) -> tuple[str, ...]:
@@ -197,29 +195,63 @@ def routing(candidate: Candidate, geometry: Geometry, workload: Workload) -> Rou
     if "oracle" in sources:
         index += workload.context * geometry.key_bytes(workload.kv_dtype)
         matrix = 2.0 * workload.context * geometry.dim * geometry.group
-    scores = 1 if sources - {"random"} else 0
     # One ranking serves several layers and steps; states are read and written at every step.
     served = candidate.policies.reuse_layers * candidate.policies.reuse_steps
     state = 8 * pages * len(candidate.states)
+    stored = float(pages * _numbers(candidate, sizes))
+    flops = graph_flops(roots, sizes)
     return Routing(
         index_bytes=math.ceil(index / served) + state,
-        flops=graph_flops(roots, sizes) / served,
+        flops=flops / served,
         matrix_flops=matrix / served,
-        launches=(scores + bool(sources)) / served + bool(state),
+        launches=1 / served + bool(state),
         page_bytes=kept,
+        served=served,
+        pages=pages,
+        operations=vector_operations(roots, sizes, stored, candidate.dtype == "bf16"),
+        block=score_width(geometry.group, geometry.kind == "mla", flops, stored),
+        ranks=bool(sources),
+        scores=bool(sources - {"random"}),
+        state_bytes=state,
     )
 
 
-def attend_kernel(geometry: Geometry, workload: Workload, device: Device, tokens: int) -> _Kernel:
+def _numbers(candidate: Candidate, sizes: dict[str, int]) -> int:
+    """Numbers of the fields that one page of one KV head keeps."""
+    return sum(math.prod(extents(candidate.fields[n], sizes)) for n in fields_read(candidate))
+
+
+def score_shape(geometry: Geometry, workload: Workload, route: Routing) -> Score:
+    """The scoring of one layer, the whole batch."""
+    rows = workload.batch * geometry.kv_heads
+    return Score(
+        rows, route.pages, rows * route.scored_bytes, rows * route.operations, route.block,
+        queries_of(geometry.group, geometry.dim),
+    )  # fmt: skip
+
+
+def route_seconds(geometry: Geometry, workload: Workload, device: Device, route: Routing) -> float:
+    """Scoring and selection of one layer, the share of a list that serves several."""
+    rows = workload.batch * geometry.kv_heads
+    found = device.launch_floor
+    if route.scores:
+        matrix = rows * route.matrix_flops * route.served / device.flops
+        scoring = score_seconds(device, score_shape(geometry, workload, route))
+        found = max(scoring, device.launch_floor + matrix)
+    if route.ranks:
+        found += select_seconds(device, rows, route.pages)
+    else:
+        found += device.pass_latency
+    states = device.launch_floor + rows * route.state_bytes / device.gather_bandwidth
+    return found / route.served + (states if route.state_bytes else 0.0)
+
+
+def attention(geometry: Geometry, workload: Workload, tokens: int, *, whole: bool) -> Attend:
     """Attention over ``tokens`` per sequence and KV head of one layer, the whole batch."""
     rows = workload.batch * geometry.kv_heads
     flops = 2.0 * rows * tokens * geometry.group * (geometry.dim + geometry.vdim)
-    return _Kernel(rows * tokens * geometry.kv_bytes(workload.kv_dtype), flops, device.flops)
-
-
-def merges(geometry: Geometry, workload: Workload, device: Device) -> bool:
-    """Whether attention is split over the context, and merged, to fill the device."""
-    return workload.batch * geometry.kv_heads < device.multiprocessors
+    each = geometry.kv_bytes(workload.kv_dtype)
+    return Attend(rows, tokens, each, geometry.kind == "mla", whole, flops)
 
 
 def _weights_seconds(geometry: Geometry, workload: Workload, device: Device) -> float:
@@ -229,10 +261,8 @@ def _weights_seconds(geometry: Geometry, workload: Workload, device: Device) -> 
 
 def full_step(geometry: Geometry, workload: Workload, device: Device) -> StepCost:
     """One decode step under full attention."""
-    kernel = attend_kernel(geometry, workload, device, workload.context)
-    split = merges(geometry, workload, device)
-    layer = kernel.seconds(device) + split * device.launch_floor
-    attention = geometry.layers * layer
+    kernel = attention(geometry, workload, workload.context, whole=True)
+    seconds = geometry.layers * attend_seconds(device, kernel)
     return StepCost(
         index_bytes=0,
         attended_bytes=0,
@@ -241,9 +271,9 @@ def full_step(geometry: Geometry, workload: Workload, device: Device) -> StepCos
         weight_bytes=geometry.weight_bytes(workload.batch),
         score_flops=0.0,
         attention_flops=geometry.layers * kernel.flops,
-        launches=geometry.layers * (1 + split),
-        attention_seconds=attention,
-        seconds=attention + _weights_seconds(geometry, workload, device),
+        launches=geometry.layers,
+        attention_seconds=seconds,
+        seconds=seconds + _weights_seconds(geometry, workload, device),
     )
 
 
@@ -303,32 +333,26 @@ def _sparse_step(
 ) -> StepCost:
     """One decode step of which ``dense`` layers attend to everything."""
     rows, sparse = workload.batch * geometry.kv_heads, geometry.layers - dense
-    split = merges(geometry, workload, device)
-    attend = attend_kernel(geometry, workload, device, tokens)
-    whole = attend_kernel(geometry, workload, device, workload.context)
-    score = _Kernel(rows * route.index_bytes, rows * route.flops, device.vector_flops)
-    oracle = rows * route.matrix_flops / device.flops
+    attend = attention(geometry, workload, tokens, whole=False)
+    whole = attention(geometry, workload, workload.context, whole=True)
     # A page that fills is read once more, and its fields written: spread over page_size steps.
     reread = geometry.kv_bytes(workload.kv_dtype) if route.page_bytes else 0
     upkeep = sparse * rows * (reread + route.page_bytes / page_size)
-    choose = route.launches * device.launch_floor + max(
-        score.bytes / device.bandwidth, score.flops / score.rate, oracle
-    )
-    merge = split * device.launch_floor
-    attention = (
-        sparse * (choose + attend.seconds(device) + merge)
-        + dense * (whole.seconds(device) + merge)
+    choose = route_seconds(geometry, workload, device, route)
+    seconds = (
+        sparse * (choose + attend_seconds(device, attend))
+        + dense * attend_seconds(device, whole)
         + upkeep / device.bandwidth
     )
     return StepCost(
-        index_bytes=int(sparse * score.bytes),
+        index_bytes=int(sparse * rows * route.index_bytes),
         attended_bytes=int(sparse * attend.bytes),
         dense_bytes=int(dense * whole.bytes),
         upkeep_bytes=upkeep,
         weight_bytes=geometry.weight_bytes(workload.batch),
-        score_flops=sparse * score.flops,
+        score_flops=sparse * rows * route.flops,
         attention_flops=sparse * (attend.flops + rows * route.matrix_flops) + dense * whole.flops,
-        launches=round(sparse * (route.launches + 1 + split)) + dense * (1 + split),
-        attention_seconds=attention,
-        seconds=attention + _weights_seconds(geometry, workload, device),
+        launches=round(sparse * (route.launches + 1)) + dense,
+        attention_seconds=seconds,
+        seconds=seconds + _weights_seconds(geometry, workload, device),
     )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from vortex.devices import DEVICES, device
+from vortex.devices import DEVICES, Device, device
 from vortex.errors import VortexError
 from vortex.geometry import GEOMETRIES, Workload, from_config, geometry
 
@@ -206,12 +207,21 @@ def test_an_unknown_device_lists_the_known() -> None:
 def test_several_devices_add_up() -> None:
     assert device("4xH200").memory == 4 * device("h200").memory
     assert device("4xh200").launch_floor == device("h200").launch_floor
+    assert device("4xh200").select_rate == 4 * device("h200").select_rate
 
 
 @pytest.mark.parametrize("name", DEVICES)
 def test_every_figure_of_a_device_has_a_source(name: str) -> None:
-    figures = {"memory", "bandwidth", "flops", "vector_flops", "launch_floor", "multiprocessors"}
+    figures = {f.name for f in fields(Device)} - {"name", "sources", "count"}
     assert set(device(name).sources) == figures
+
+
+@pytest.mark.parametrize("name", sorted(set(DEVICES) - {"h200"}))
+def test_kernel_figures_of_a_device_that_was_not_measured_are_called_assumed(name: str) -> None:
+    sources, measured = device(name).sources, device("h200").sources
+    kernel = {f for f, source in measured.items() if source.startswith("fitted")} - {"bandwidth"}
+    assert len(kernel) == 12
+    assert all(sources[f].startswith("assumed") for f in kernel)
 
 
 @pytest.mark.parametrize(
