@@ -1,7 +1,6 @@
 """Times a decode step's kernels on a device, stage by stage, against full attention.
 
     python benchmarks/gpu_kernels.py --case gqa-32k-b64 --out results.json
-    python benchmarks/gpu_kernels.py --case gqa-32k-b64 --tune --out results.json
 
 Every stage runs over several layers whose touched bytes exceed the cache, in a CUDA graph;
 times are medians over replays, per layer.
@@ -14,7 +13,6 @@ import argparse
 import itertools
 import json
 import math
-import multiprocessing
 import statistics
 import sys
 import time
@@ -23,13 +21,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+import triton
 from torch import Tensor
 
 from benchmarks.gpu_baselines import BASELINES
 from vortex.compile import compile_text
 from vortex.ir import Candidate
 from vortex.reference import attend as reference_attend
-from vortex.schedule import AttendSchedule, Schedule, ScoreSchedule
+from vortex.schedule import Schedule
 from vortex.triton.arrays import Shapes
 from vortex.triton.attend import Cache
 from vortex.triton.backend import (
@@ -41,6 +40,7 @@ from vortex.triton.backend import (
     route,
     summarise_pages,
 )  # fmt: skip
+from vortex.triton.schedules import StepShape, schedule_for
 
 SEEDS = Path(__file__).resolve().parent.parent / "search_spaces" / "block_topk" / "seeds"
 CACHE_BYTES = 200e6
@@ -235,66 +235,6 @@ def copy_bandwidth() -> float:
     return 2 * a.numel() * 2 / time_us * 1e6
 
 
-def grid_of(kind: str, case: Case) -> list[Schedule]:
-    """Schedules to try for one stage."""
-    if kind in ("route", "score"):
-        shapes = itertools.product((32, 64, 128), (2, 4, 8))
-        return [Schedule(score=ScoreSchedule(block=b, warps=w)) for b, w in shapes]
-    if kind == "choose":
-        return [Schedule(score=ScoreSchedule(choose_warps=w)) for w in (1, 2, 4, 8, 16)]
-    blocks, warps, stage, turned = (32, 64, 128), (4,), (3, 4), (case.batch == 1, False)
-    if case.latent:
-        blocks, warps, stage, turned = (32, 64), (4, 8), (2, 3), (True, False)
-    rows = case.batch * case.kv_heads
-    best = max(1, 264 // rows)
-    splits = sorted({max(1, best // 2), best, best * 2, best * 4})
-    found = []
-    for b, w, s, t, n in itertools.product(blocks, warps, stage, set(turned), splits):
-        tokens = case.context if kind == "full" else case.tokens
-        if tokens / n < b:
-            continue
-        shape = AttendSchedule(b, n, w, s, t)
-        found.append(Schedule(attend=shape, full=shape))
-    return found
-
-
-def warm(job: tuple[Case, str, Schedule]) -> str | None:
-    """Compile what a job needs, in a process of its own; the message if it fails."""
-    case, kind, schedule = job
-    try:
-        small = prepare(replace(case, batch=1), layers=1)
-        stages(small, schedule)[kind](0)
-        torch.cuda.synchronize()
-    except Exception as error:
-        return f"{type(error).__name__}: {str(error)[:120]}"
-    return None
-
-
-Found = dict[str, list[tuple[float, dict[str, object]]]]
-
-
-def tune(case: Case, kinds: list[str], limit: int, processes: int) -> Found:
-    """The fastest schedule of each stage."""
-    jobs = [(case, kind, s) for kind in kinds for s in grid_of(kind, case)[:limit]]
-    started = time.time()
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        failures = pool.map(warm, jobs, chunksize=1)
-    print(f"{len(jobs)} schedules compiled in {time.time() - started:.0f} s", flush=True)
-    bench = prepare(case)
-    found: Found = {k: [] for k in kinds}
-    for (_, kind, schedule), failure in zip(jobs, failures, strict=True):
-        if failure:
-            found.setdefault("failed", []).append((0.0, {"kind": kind, "why": failure}))
-            continue
-        shape = schedule.attend if kind in ("attend", "full") else schedule.score
-        try:
-            found[kind].append((timed(stages(bench, schedule)[kind], len(bench.layers), 10)[0],
-                                asdict(shape)))  # fmt: skip
-        except Exception as error:
-            found.setdefault("failed", []).append((0.0, {"kind": kind, "why": str(error)[:90]}))
-    return {k: sorted(v, key=lambda x: x[0])[:6] for k, v in found.items()}
-
-
 def others(bench: Bench) -> dict[str, object]:
     """Microseconds of every other full attention that loads and agrees with ours, or why not."""
     found: dict[str, object] = {}
@@ -341,51 +281,38 @@ def measure(case: Case, schedule: Schedule, copy: float) -> dict[str, object]:
     }  # fmt: skip
 
 
+def schedule_of(case: Case) -> Schedule:
+    """The schedule that a search would run with here."""
+    fields = case.sparse_bytes()[0] * case.page // (case.batch * case.kv_heads * case.context)
+    shape = StepShape(
+        "mla" if case.latent else "gqa", case.batch * case.kv_heads, case.group, case.dim,
+        case.vdim, case.page, case.context, case.tokens, fields,
+    )  # fmt: skip
+    return schedule_for(torch.cuda.get_device_name(), shape)
+
+
 def main() -> None:
     known = cases()
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--case", action="append", choices=sorted(known))
-    parser.add_argument("--tune", action="store_true")
-    parser.add_argument("--measure", action="store_true", help="after tuning, with the fastest")
-    parser.add_argument(
-        "--kind", action="append", choices=("route", "score", "choose", "attend", "full")
-    )
-    parser.add_argument("--limit", type=int, default=1000, help="schedules tried for each stage")
-    parser.add_argument("--processes", type=int, default=12)
-    parser.add_argument("--schedules", type=Path, help="JSON: schedules by case")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     results: dict[str, object] = {
         "device": torch.cuda.get_device_name(), "torch": torch.__version__,
-        "python": sys.version.split()[0], "date": time.strftime("%Y-%m-%d"),
+        "triton": triton.__version__, "python": sys.version.split()[0],
+        "date": time.strftime("%Y-%m-%d"),
     }  # fmt: skip
     copy = copy_bandwidth()
     results["copy_tb_per_s"] = copy / 1e12
     print(results, flush=True)
-    given = json.loads(arguments.schedules.read_text()) if arguments.schedules else {}
     for name in arguments.case or sorted(known):
-        case = known[name]
         try:
-            if arguments.tune:
-                kinds = arguments.kind or ["route", "attend", "full"]
-                found: object = tune(case, kinds, arguments.limit, arguments.processes)
-                best = {k: v[0][1] for k, v in found.items() if k != "failed" and v}
-                given[name] = {"score" if k == "route" else k: v for k, v in best.items()}
-                results[f"{name} tuning"] = found
-            if arguments.measure or not arguments.tune:
-                shapes = given.get(name, {})
-                schedule = Schedule(
-                    ScoreSchedule(**shapes.get("score", {})),
-                    AttendSchedule(**shapes.get("attend", {})),
-                    AttendSchedule(**shapes.get("full", {})),
-                )
-                found = measure(case, schedule, copy)
+            found = measure(known[name], schedule_of(known[name]), copy)
         except torch.OutOfMemoryError as error:
             found = {"error": str(error)[:120]}
         torch.cuda.empty_cache()
         results[name] = found
-        shown = found.get("microseconds", found) if isinstance(found, dict) else found
-        print(name, json.dumps(shown)[:600], flush=True)
+        print(name, json.dumps(found.get("microseconds", found))[:600], flush=True)
         arguments.out.write_text(json.dumps(results, indent=1))
 
 

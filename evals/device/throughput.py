@@ -89,9 +89,15 @@ def shapes_of(geometry: Geometry) -> Shapes:
 
 
 def filled_pool(
-    geometry: Geometry, workload: Workload, page_size: int, device: torch.device, *, seed: int = 0
+    geometry: Geometry,
+    workload: Workload,
+    page_size: int,
+    device: torch.device,
+    *,
+    seed: int = 0,
+    most: int | None = None,
 ) -> Pool:
-    """Random keys and values in fragmented pages, as many layers as memory allows."""
+    """Random keys and values in fragmented pages, as many layers as memory and ``most`` allow."""
     rows, longest = workload.batch, workload.context
     width = -(-longest // page_size)
     total, latent = rows * width, geometry.kind == "mla"
@@ -99,8 +105,10 @@ def filled_pool(
     layer_bytes = total * page_size * geometry.kv_heads * geometry.kv_bytes(workload.kv_dtype)
     room = _CACHE_SHARE * torch.cuda.get_device_properties(device).total_memory
     sparse_bytes = max(1.0, layer_bytes / 64)
-    layers = max(1, min(geometry.layers, math.ceil(_COLD_BYTES / sparse_bytes),
-                        int(room / layer_bytes)))  # fmt: skip
+    layers = max(1, min(
+        most or geometry.layers, geometry.layers, math.ceil(_COLD_BYTES / sparse_bytes),
+        int(room / layer_bytes),
+    ))  # fmt: skip
     g = torch.Generator(device=device).manual_seed(seed)
 
     def drawn(dim: int) -> Tensor:

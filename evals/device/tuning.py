@@ -81,7 +81,7 @@ def grid(kind: Kind, shape: StepShape) -> Iterator[Schedule]:
     best = max(1, 264 // shape.rows)
     splits = sorted({max(1, best // 2), best, best * 2, best * 4, 4 if kind == "full" else 1})
     turned = (True, False) if shape.kind == "mla" or shape.rows <= 16 else (False,)
-    choices = ((32, 64), (4, 8), (2, 3)) if shape.kind == "mla" else ((32, 64, 128), (4,), (3, 4))
+    choices = ((32, 64), (4, 8), (2, 3)) if shape.kind == "mla" else ((32, 64, 128), (4,), (3,))
     for block, warps, stages, turn, split in itertools.product(*choices, turned, splits):
         if split * block <= max(tokens, block):
             part = AttendSchedule(block, split, warps, stages, turn)
@@ -101,9 +101,9 @@ class _Bench:
     lists: tuple[Tensor, Tensor] | None = None
 
     @staticmethod
-    def of(job: Job) -> _Bench:
+    def of(job: Job, layers: int | None = None) -> _Bench:
         device = torch.device("cuda")
-        pool = filled_pool(job.geometry, job.workload, job.page_size, device)
+        pool = filled_pool(job.geometry, job.workload, job.page_size, device, most=layers)
         shape = job.shape
         setting = setting_of(
             job.candidate, job.geometry, job.workload, job.tokens, shape.index_bytes,
@@ -113,9 +113,7 @@ class _Bench:
         chooser.summarise()
         g = torch.Generator(device=device).manual_seed(2)
         size = (job.workload.batch, job.geometry.heads, job.geometry.dim)
-        q = [
-            torch.randn(size, device=device, generator=g).to(torch.bfloat16) for _ in pool.caches
-        ]
+        q = [torch.randn(size, device=device, generator=g).to(torch.bfloat16) for _ in pool.caches]
         out = torch.empty(*size[:2], job.geometry.vdim, device=device, dtype=torch.bfloat16)
         bench = _Bench(job, pool, setting, chooser, q, out)
         pages, counts = chooser.choose(0, 0, q[0], ranks=True)
@@ -179,7 +177,7 @@ def warm(task: tuple[Job, Kind, Schedule]) -> str | None:
     job, kind, schedule = task
     try:
         small = replace(job, workload=replace(job.workload, batch=1))
-        _Bench.of(small).stage(kind, schedule)(0)
+        _Bench.of(small, layers=1).stage(kind, schedule)(0)
         torch.cuda.synchronize()
     except (RuntimeError, triton.TritonError, ValueError, TypeError) as error:
         return f"{type(error).__name__}: {str(error)[:120]}"
@@ -187,11 +185,23 @@ def warm(task: tuple[Job, Kind, Schedule]) -> str | None:
 
 
 def compile_all(jobs: Sequence[Job], processes: int) -> dict[tuple[Job, Kind, Schedule], str]:
-    """Compile every schedule of every job; the ones that fail."""
+    """Compile every schedule of every job, each distinct kernel once; the ones that fail."""
     tasks = [(j, k, s) for j in jobs for k in KINDS for s in dict.fromkeys(grid(k, j.shape))]
+    same: dict[object, tuple[Job, Kind, Schedule]] = {}
+    for task in tasks:
+        same.setdefault(_constants(*task), task)
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        found = pool.map(warm, tasks, chunksize=4)
-    return {t: f for t, f in zip(tasks, found, strict=True) if f}
+        found = dict(zip(same, pool.map(warm, same.values(), chunksize=4), strict=True))
+    return {t: f for t in tasks if (f := found[_constants(*t)])}
+
+
+def _constants(job: Job, kind: Kind, schedule: Schedule) -> object:
+    """What a stage's kernel is compiled for."""
+    if kind == "score":
+        shape = job.page_size, job.tokens, job.workload.context
+        return kind, job.geometry.name, shape, schedule.score
+    part = schedule.attend if kind == "attend" else schedule.full
+    return kind, job.geometry.name, job.page_size, part
 
 
 def tune(job: Job, failed: dict[tuple[Job, Kind, Schedule], str], until: float) -> Tuned:
@@ -221,10 +231,18 @@ def tune(job: Job, failed: dict[tuple[Job, Kind, Schedule], str], until: float) 
             except (RuntimeError, triton.TritonError):
                 continue
             if taken < fastest:
-                part = {"score": schedule.score, "attend": schedule.attend, "full": schedule.full}
-                fastest, best = taken, replace(best, **{kind: part[kind]})
+                fastest, best = taken, _with(best, kind, schedule)
         microseconds[kind] = round(fastest * 1e6, 2)
     return Tuned(job.shape, best, microseconds)
+
+
+def _with(best: Schedule, kind: Kind, found: Schedule) -> Schedule:
+    """A schedule with one stage of another."""
+    return Schedule(
+        found.score if kind == "score" else best.score,
+        found.attend if kind == "attend" else best.attend,
+        found.full if kind == "full" else best.full,
+    )
 
 
 def _same(kind: Kind, found: Tensor, wanted: Tensor) -> bool:
