@@ -152,7 +152,7 @@ def _shipped() -> dict[str, tuple[Tuned, ...]]:
 
 def _shipped_tables() -> Iterator[Table]:
     folder = resources.files("vortex.triton") / "tuned"
-    for file in folder.iterdir():
+    for file in folder.iterdir() if folder.is_dir() else ():
         if file.name.endswith(".json"):
             yield read_table(file.read_text(encoding="utf-8"))
 
