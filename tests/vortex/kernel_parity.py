@@ -176,7 +176,7 @@ def _fields(
     """The kernel's own fields, and where they are more than a rounding from the reference's."""
     if not b.kernels.summaries or not complete:
         return {}, []
-    wanted = router.page_fields(k[:, :, :complete], v[:, :, :complete])
+    wanted = router.page_fields(k[:, :, :complete], v[:, :, :complete], b.case.layer)
     index = b.table[row, :complete].long()
     found, wrong = {}, []
     for name, layout in zip(b.candidate.fields, b.kernels.summaries.arrays, strict=True):
@@ -194,7 +194,7 @@ def _fields(
         if not bool(((data - exact).abs() <= step + 1e-6).all()):
             wrong.append(f"field '{name}' is off by {float((data - exact).abs().max()):.4f}")
         found[name] = value
-    run = Run(rope=b.case.rope, matrices=b.candidate.matrices)
+    run = Run(layer=b.case.layer, rope=b.case.rope, matrices=b.candidate.matrices)
     sources = {f"field:{n}": v for n, v in found.items()}
     values = run_graph(router.cached.values(), sources, run)
     return found | {n: values[node.key] for n, node in router.cached.items()}, wrong
