@@ -108,8 +108,13 @@ def bed(candidate: Candidate, case: Case) -> Bed:
         min(1.0, max(case.lengths) / case.workload),
     )  # fmt: skip
     made = kernels(candidate, shapes)
-    layouts = made.summaries.arrays if made.summaries else ()
-    fields = Fields.of(layouts, total, case.kv_heads, device)
+    fields = Fields.of_layer(
+        made, case.layer, pages=total, rows=rows, width=width, kv_heads=case.kv_heads,
+        device=device,
+    )  # fmt: skip
+    for name, state in fields.rows.items():
+        if name.startswith("state"):
+            state.copy_(torch.rand(state.shape, generator=g))
     for array in fields.arrays.values():
         array.copy_(torch.full_like(array, float("nan")) if array.is_floating_point() else array)
     cache = Cache(k, v, size)
@@ -223,7 +228,11 @@ def _wanted(
     q = b.q[row].view(case.kv_heads, 1, 1, case.group, case.dim).float().cpu()
     steps = Steps(q, torch.tensor([case.lengths[row]]), pages, case.layer, b.scale)
     router.kept_scores = {}
-    keep = router.select(steps, fields)[:, 0, 0]
+    read = b.kernels.scoring.states if b.kernels.scoring else {}
+    states = {name: b.fields.rows[argument][row].cpu()[:, None] for argument, name in read.items()}
+    unread = (n for n in b.candidate.states if n not in states)
+    states |= {n: torch.zeros(case.kv_heads, 1, pages) for n in unread}
+    keep = router.joined(steps, router.pick(steps, fields, states=states))[:, 0, 0]
     return keep, {n: s[:, 0, 0] for n, s in router.kept_scores.get(case.layer, {}).items()}
 
 
