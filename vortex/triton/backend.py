@@ -86,12 +86,13 @@ class Fields:
     @staticmethod
     def of_layer(
         k: Kernels, layer: int, *, pages: int, rows: int, width: int, kv_heads: int,
-        device: torch.device,
+        device: torch.device, arrays: Mapping[str, Tensor] | None = None,
     ) -> Fields:  # fmt: skip
         """Room for everything of a layer, the matrices filled, states at their first values.
 
         Args:
             pages: physical pages; width: logical pages of a row, at most.
+            arrays: fields in memory that is there already.
 
         Raises:
             VortexError: E206, a stored matrix has another shape.
@@ -111,7 +112,8 @@ class Fields:
             more[argument] = torch.full(shape, k.candidate.states[name], device=device)
         if k.scoring and k.scoring.keeps:
             more["picks"] = torch.zeros(shape, dtype=torch.int8, device=device)
-        arrays = Fields.of(layouts, pages, kv_heads, device).arrays
+        if arrays is None:
+            arrays = Fields.of(layouts, pages, kv_heads, device).arrays
         return Fields(arrays, numbers(k.summaries.matrices) if k.summaries else {}, more)
 
     @staticmethod
