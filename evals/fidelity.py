@@ -84,7 +84,7 @@ def _layer(
     q = queries.view(len(queries), kv_heads, -1, dim).transpose(0, 1)[:, None]
     kv = SuffixKV(k, v, k.new_zeros(kv_heads, 1, 0, dim), v.new_zeros(kv_heads, 1, 0, v.shape[-1]))
     size = router.candidate.page_size
-    fields = suffix_fields(router, kv) if router.needs_fields else {}
+    fields = suffix_fields(router, kv, layer) if router.needs_fields else {}
     mass = _context_mass(q, k, size, scale)
     counts = torch.tensor([tokens]).expand(len(queries))
     pages = -(-tokens // size)

@@ -128,9 +128,9 @@ class Router:
         self.ranked = self.not_finite = 0
         self.kept_scores: dict[int, dict[str, Tensor]] | None = None
 
-    def page_fields(self, k: Tensor, v: Tensor) -> dict[str, Named]:
-        """See :func:`page_fields`."""
-        run = Run(rope=self.rope, matrices=self.candidate.matrices)
+    def page_fields(self, k: Tensor, v: Tensor, layer: int) -> dict[str, Named]:
+        """See :func:`page_fields`; the layer chooses among stored matrices."""
+        run = Run(layer=layer, rope=self.rope, matrices=self.candidate.matrices)
         return page_fields(self.candidate, k, v, self.cached, run)
 
     def frame(self, steps: Steps) -> Frame:

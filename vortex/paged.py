@@ -120,7 +120,7 @@ class PagedDecode:
             return {}
         k = self.pool.k[layer, table].permute(2, 0, 1, 3, 4)
         v = k if self.pool.latent else self.pool.v[layer, table].permute(2, 0, 1, 3, 4)
-        return self.router.page_fields(k, v[..., : self.pool.vdim])
+        return self.router.page_fields(k, v[..., : self.pool.vdim], layer)
 
     def advance(self) -> None:
         """Count the step's token."""

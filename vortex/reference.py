@@ -56,7 +56,7 @@ def summaries(
             "v": named(v[start : start + size], "token", "dim"),
         }
         rope = place.rope if place else None
-        run = Run(rope=rope, matrices=candidate.matrices)
+        run = Run(layer=place.layer if place else 0, rope=rope, matrices=candidate.matrices)
         values = run_graph(candidate.fields.values(), sources, run)
         for name, node in candidate.fields.items():
             value = values[node.key]

@@ -28,7 +28,7 @@ class SuffixKV:
     v_new: Tensor
 
 
-def suffix_fields(router: Router, kv: SuffixKV) -> dict[str, Named]:
+def suffix_fields(router: Router, kv: SuffixKV, layer: int) -> dict[str, Named]:
     """Fields of all complete pages of every row; the shared context is summarised once."""
     size = router.candidate.page_size
     kv_heads, rows, steps, _ = kv.k_new.shape
@@ -38,7 +38,7 @@ def suffix_fields(router: Router, kv: SuffixKV) -> dict[str, Named]:
     def pages(x: Tensor) -> Tensor:
         return x[:, : shared * size].reshape(kv_heads, 1, shared, size, x.shape[-1])
 
-    parts = [router.page_fields(pages(kv.k), pages(kv.v))]
+    parts = [router.page_fields(pages(kv.k), pages(kv.v), layer)]
     tail = context - shared * size
     own = (tail + steps) // size
     if own:
@@ -49,7 +49,8 @@ def suffix_fields(router: Router, kv: SuffixKV) -> dict[str, Named]:
             joined = torch.cat([edge, new], 2)[:, :, :length]
             return joined.reshape(kv_heads, rows, own, size, old.shape[-1])
 
-        parts.append(router.page_fields(tails(kv.k, kv.k_new), tails(kv.v, kv.v_new)))
+        new_k, new_v = tails(kv.k, kv.k_new), tails(kv.v, kv.v_new)
+        parts.append(router.page_fields(new_k, new_v, layer))
     return {name: _joined([p[name] for p in parts], rows) for name in parts[0]}
 
 
@@ -192,7 +193,7 @@ class SuffixAttend:
             return self._one_by_one(steps, kv)
         anchor = self.anchors[layer]
         if anchor == layer:
-            fields = suffix_fields(self.router, kv) if self.router.needs_fields else {}
+            fields = suffix_fields(self.router, kv, layer) if self.router.needs_fields else {}
             mass = self._mass(q, kv, 0)
             self._picks[layer] = self._spread(self.router.pick(steps, fields, mass))
         return self.router.joined(steps, self._picks[anchor])
@@ -214,7 +215,7 @@ class SuffixAttend:
     def _one_by_one(self, steps: Steps, kv: SuffixKV) -> Tensor:
         """Steps in order, for programs whose states a step's attention changes."""
         router, candidate = self.router, self.candidate
-        fields = suffix_fields(router, kv) if router.needs_fields else {}
+        fields = suffix_fields(router, kv, steps.layer) if router.needs_fields else {}
         shape = (*steps.q.shape[:2], steps.pages)
         states = {name: torch.full(shape, init) for name, init in candidate.states.items()}
         kept: list[Tensor] = []

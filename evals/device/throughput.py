@@ -264,7 +264,7 @@ def difference(candidate: Candidate, sparse: Decode, bed: _Bed) -> str | None:
     pages, counts = sparse.chooser.choose(layer, layer, bed.q[layer], ranks=True)
     rows = range(min(_CHECKED_ROWS, len(pool.table)))
     if isinstance(sparse.chooser, KernelChooser):
-        few = Pool(pool.caches[:1], pool.table[: len(rows)], pool.lengths[: len(rows)],
+        few = Pool((pool.cache(layer),), pool.table[: len(rows)], pool.lengths[: len(rows)],
                    pool.longest)  # fmt: skip
         own = TorchChooser(candidate, few, sparse.setting)
         own.summarise()

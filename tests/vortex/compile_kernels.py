@@ -11,15 +11,17 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from search_spaces.grammar import program
 from vortex.compile import compile_text
 from vortex.ir import Candidate
 from vortex.triton.arrays import Shapes, Stored
 from vortex.triton.attend import _attend
 from vortex.triton.module import load_module
 from vortex.triton.scoring import scoring
+from vortex.triton.select import relist
 from vortex.triton.summaries import summaries
 
-SEEDS = Path(__file__).resolve().parents[2] / "search_spaces" / "block_topk" / "seeds"
+SPACE = Path(__file__).resolve().parents[2] / "search_spaces" / "block_topk"
 GQA = Shapes(2, 128, 128, (0, 128), 28, (128, 128))
 MLA = Shapes(20, 576, 512, (512, 64), 47, (576, 576))
 TYPES = {"bf16": "*bf16", "fp8": "*fp8e4nv", "int8": "*i8", "int4": "*u8", "fp32": "*fp32"}
@@ -27,7 +29,7 @@ POINTERS = {
     "q": "*bf16", "k": "*bf16", "v": "*bf16", "out": "*bf16", "new_k": "*bf16", "new_v": "*bf16",
     "table": "*i32", "lengths": "*i32", "counter": "*i32", "pages": "*i32", "counts": "*i32",
     "scratch": "*fp32", "lse": "*fp32", "k_scale": "*fp32", "v_scale": "*fp32",
-    "partial": "*fp32", "stats": "*fp32", "scale": "fp32",
+    "partial": "*fp32", "stats": "*fp32", "scale": "fp32", "picks": "*i8",
 }  # fmt: skip
 
 
@@ -45,13 +47,19 @@ def compiled(function: Any, constants: dict[str, object], arrays: tuple[Stored, 
 
 
 def candidate(name: str, dtype: str) -> Candidate:
-    """A seed whose fields are stored in that type."""
-    text = (SEEDS / f"{name}.py").read_text()
-    return compile_text(text.replace("vx.Summary(", f'vx.Summary(dtype="{dtype}", '))
+    """A seed or an algorithm of the library whose fields are stored in that type, unless it names
+    one itself; or ``drawnI``, the grammar's program I."""
+    if name.startswith("drawn"):
+        return compile_text(program(int(name.removeprefix("drawn"))))
+    folder = "seeds" if (SPACE / "seeds" / f"{name}.py").is_file() else "library"
+    text = (SPACE / folder / f"{name}.py").read_text()
+    if "dtype=" not in text:
+        text = text.replace("vx.Summary(", f'vx.Summary(dtype="{dtype}", ')
+    return compile_text(text)
 
 
 def main() -> None:
-    """Compile one seed's kernels, or attention."""
+    """Compile one program's kernels, or attention."""
     name, dtype, kind = sys.argv[1:]
     shapes = MLA if kind == "mla" else GQA
     if name == "attend":
@@ -65,18 +73,23 @@ def main() -> None:
             "MATRIX": tl.bfloat16, "ROWS": heads if latent else 2, "PARTS": 4, "CHUNK": 128,
         }))  # fmt: skip
         return
-    program = candidate(name, dtype)
-    score = scoring(program, shapes)
+    if name == "relist":
+        sizes = {"SIZE": 16, "SINKS": 1, "RECENT": 2, "PAGES": 2048}
+        print(compiled(relist, sizes))
+        return
+    drawn = candidate(name, dtype)
+    score = scoring(drawn, shapes)
     print(compiled(load_module(score.text).route, {
         "CHANNELS": score.channels, "BLOCK": 32, "PAGES": 2048, "MATRIX": tl.bfloat16,
         "SCORES": score.chooses, "CHOOSES": True,
     }, score.arrays))  # fmt: skip
-    if program.fields:
-        kept = summaries(program, shapes)
+    if drawn.fields:
+        kept = summaries(drawn, shapes)
+        numbers = [Stored(m.name, {}, "fp32", "all") for m in kept.matrices]
         print(compiled(load_module(kept.text).append, {
             "DIM": shapes.dim, "VDIM": shapes.vdim, "WIDE": 1024 if kind == "mla" else 128,
             "LATENT": kind == "mla",
-        }, kept.arrays))  # fmt: skip
+        }, (*kept.arrays, *numbers)))  # fmt: skip
 
 
 if __name__ == "__main__":

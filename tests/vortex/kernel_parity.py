@@ -108,8 +108,13 @@ def bed(candidate: Candidate, case: Case) -> Bed:
         min(1.0, max(case.lengths) / case.workload),
     )  # fmt: skip
     made = kernels(candidate, shapes)
-    layouts = made.summaries.arrays if made.summaries else ()
-    fields = Fields.of(layouts, total, case.kv_heads, device)
+    fields = Fields.of_layer(
+        made, case.layer, pages=total, rows=rows, width=width, kv_heads=case.kv_heads,
+        device=device,
+    )  # fmt: skip
+    for name, state in fields.rows.items():
+        if name.startswith("state"):
+            state.copy_(torch.rand(state.shape, generator=g))
     for array in fields.arrays.values():
         array.copy_(torch.full_like(array, float("nan")) if array.is_floating_point() else array)
     cache = Cache(k, v, size)
@@ -176,7 +181,7 @@ def _fields(
     """The kernel's own fields, and where they are more than a rounding from the reference's."""
     if not b.kernels.summaries or not complete:
         return {}, []
-    wanted = router.page_fields(k[:, :, :complete], v[:, :, :complete])
+    wanted = router.page_fields(k[:, :, :complete], v[:, :, :complete], b.case.layer)
     index = b.table[row, :complete].long()
     found, wrong = {}, []
     for name, layout in zip(b.candidate.fields, b.kernels.summaries.arrays, strict=True):
@@ -194,7 +199,7 @@ def _fields(
         if not bool(((data - exact).abs() <= step + 1e-6).all()):
             wrong.append(f"field '{name}' is off by {float((data - exact).abs().max()):.4f}")
         found[name] = value
-    run = Run(rope=b.case.rope, matrices=b.candidate.matrices)
+    run = Run(layer=b.case.layer, rope=b.case.rope, matrices=b.candidate.matrices)
     sources = {f"field:{n}": v for n, v in found.items()}
     values = run_graph(router.cached.values(), sources, run)
     return found | {n: values[node.key] for n, node in router.cached.items()}, wrong
@@ -223,7 +228,11 @@ def _wanted(
     q = b.q[row].view(case.kv_heads, 1, 1, case.group, case.dim).float().cpu()
     steps = Steps(q, torch.tensor([case.lengths[row]]), pages, case.layer, b.scale)
     router.kept_scores = {}
-    keep = router.select(steps, fields)[:, 0, 0]
+    read = b.kernels.scoring.states if b.kernels.scoring else {}
+    states = {name: b.fields.rows[argument][row].cpu()[:, None] for argument, name in read.items()}
+    unread = (n for n in b.candidate.states if n not in states)
+    states |= {n: torch.zeros(case.kv_heads, 1, pages) for n in unread}
+    keep = router.joined(steps, router.pick(steps, fields, states=states))[:, 0, 0]
     return keep, {n: s[:, 0, 0] for n, s in router.kept_scores.get(case.layer, {}).items()}
 
 

@@ -11,8 +11,10 @@ from safetensors.torch import save_file
 from tests.vortex.programs import HEAD, POLICIES, SCORED, SELECT, SELECTORS, TOP_K, program_of
 from tests.vortex.test_cpu import both
 from vortex import compile_text, parse
+from vortex.cpu import Router
 from vortex.errors import ProgramError, VortexError
 from vortex.printer import print_program
+from vortex.reference import Place, summaries
 
 
 @pytest.mark.parametrize("name", [*SCORED, *SELECTORS])
@@ -110,6 +112,21 @@ def test_a_stored_matrix_is_loaded_and_known_by_its_numbers(tmp_path: Path) -> N
     both(first, 100, steps=3, rows=2, seed=0)
     assert first.candidate_hash == compile_text(LOADED, files=tmp_path / "b").candidate_hash
     assert first.candidate_hash != compile_text(LOADED, files=tmp_path).candidate_hash
+
+
+def test_each_layer_summarises_by_its_own_matrix(tmp_path: Path) -> None:
+    basis = torch.randn(3, 8, 4)
+    save_file({"basis": basis}, tmp_path / "low.safetensors")
+    candidate = compile_text(LOADED, files=tmp_path)
+    k = torch.randn(64, 8)
+    pages = k.view(1, 1, -1, candidate.page_size, 8)
+    router = Router(candidate, context=64, workload_context=64, layers=3)
+    for layer in range(3):
+        want = (pages[0, 0].mean(1) @ basis[layer]).to(torch.bfloat16).float()
+        slow = summaries(candidate, k, k, Place(layer, 3))["low"].data
+        fast = router.page_fields(pages, pages, layer)["low"].data
+        torch.testing.assert_close(slow, want, atol=1e-6, rtol=2**-7)
+        torch.testing.assert_close(fast[0, 0], want, atol=1e-6, rtol=2**-7)
 
 
 def test_absent_and_unfit_matrices_are_refused(tmp_path: Path) -> None:

@@ -13,8 +13,10 @@ from vortex.triton.launches import launch_plan
 ROOT = Path(__file__).resolve().parents[2] / "search_spaces" / "block_topk"
 
 
-def plan(path: str, model: str = "qwen3-1.7b") -> tuple[str, ...]:
-    return launch_plan(compile_text((ROOT / path).read_text(), reserved=True), geometry(model))
+def plan(path: str, model: str = "qwen3-1.7b", pages: str = "") -> tuple[str, ...]:
+    text = (ROOT / path).read_text()
+    text = text.replace("vx.choice(16, 32)", pages) if pages else text
+    return launch_plan(compile_text(text, reserved=True), geometry(model))
 
 
 @pytest.mark.parametrize("model", ["qwen3-1.7b", "glm-4.7-flash"])
@@ -34,5 +36,10 @@ def test_a_window_ranks_nothing() -> None:
 
 
 def test_what_has_no_kernel_says_why() -> None:
-    assert any("states" in line for line in plan("library/h2o.py"))
-    assert any("'project'" in line for line in plan("library/dsa.py"))
+    assert plan("library/h2o.py")[-1] == "no kernel to update the states"
+    lines = plan("library/less_is_more.py", pages="128")
+    assert any("no kernel to score" in line and "two wide axes" in line for line in lines)
+
+
+def test_steps_that_do_not_rank_are_told_apart() -> None:
+    assert any("3 of 4 steps" in line for line in plan("library/hshare.py"))

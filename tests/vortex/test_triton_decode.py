@@ -127,6 +127,32 @@ def test_states_and_policies_without_a_kernel_run_by_torch_and_agree(policies: s
     assert max(gaps(candidate, 5)) < 0.02
 
 
+@pytest.mark.parametrize(
+    "policies", ["reuse = vx.reuse(layers=2, steps=3)", 'per_head = vx.shared("sum")']
+)
+def test_rankings_that_are_kept_and_shared_run_by_kernels_and_agree(policies: str) -> None:
+    candidate = seed("block_centroid", policies)
+    _, pool = pools(candidate, 1)
+    assert isinstance(Decode(candidate, pool, setting()).chooser, KernelChooser)
+    assert max(gaps(candidate, 7)) < 0.02
+
+
+def test_a_key_times_a_matrix_is_kept_by_kernels_as_it_is_appended() -> None:
+    text = (ROOT / "library" / "hash_attention.py").read_text()  # signs: nothing is rounded
+    text = re.sub(r"budget = vx.integer\(.*\)", "", text).replace("self.budget", "96")
+    candidate = compile_text(text)
+    _, pool = pools(candidate, 1)
+    assert isinstance(Decode(candidate, pool, setting()).chooser, KernelChooser)
+    assert max(gaps(candidate, 5)) < 0.02
+
+
+def test_steps_that_depend_on_each_other_are_not_taken_at_once() -> None:
+    k = torch.zeros(1, 2, 32, DIM, dtype=torch.bfloat16, device=DEVICE)
+    for text in (STATES.format(policies=""), STATES.format(policies="reuse = vx.reuse(steps=2)")):
+        with pytest.raises(Unfused, match="in order"):
+            DeviceSuffix(compile_text(text), k, k, heads=4, scale=SCALE, workload_context=32)
+
+
 def test_torch_chooses_the_pages_that_kernels_choose() -> None:
     candidate = seed("quest")
     _, pool = pools(candidate, 1)

@@ -43,18 +43,22 @@ class Shapes:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A dense array of numbers per page (a field) or per row (a prepared value).
+    """A dense array that a kernel takes.
 
     Attributes:
         name: its argument in a kernel.
         axes: extents by axis, in the order of the memory.
-        dtype: ``bf16``, ``fp8``, ``int8``, ``int4`` or ``fp32``; all but the first and the last
-            have one float32 scale per page, argument ``NAME_scale``.
+        dtype: ``bf16``, ``fp8``, ``int8``, ``int4`` or ``fp32``; narrow fields have one float32
+            scale per page, argument ``NAME_scale``.
+        per: what it holds one item of: ``page`` and KV head (a field), ``row`` and KV head (a
+            prepared value), ``slot``, the pages of a row and KV head in logical order (a state,
+            picks), or ``all``: there is only one (a matrix).
     """
 
     name: str
     axes: Mapping[str, int]
     dtype: str
+    per: str = "page"
 
     @property
     def elements(self) -> int:
@@ -72,19 +76,21 @@ class Stored:
     @property
     def scaled(self) -> bool:
         """Whether each page has a scale."""
-        return self.dtype in BITS and self.dtype != "bf16"
+        return self.per == "page" and self.dtype in BITS and self.dtype != "bf16"
 
     def view(self) -> View:
         """All of it."""
         return View(self.name, contiguous(self.axes, next(reversed(list(self.axes)), None)))
 
 
-def stored_layout(name: str, node: Node, sizes: Mapping[str, int], dtype: str) -> Stored:
+def stored_layout(
+    name: str, node: Node, sizes: Mapping[str, int], dtype: str, per: str = "page"
+) -> Stored:
     """The layout of a node's numbers: its wide axis innermost, so that columns lie together."""
     axes = {a.name: a.extent.resolve(sizes, {}) for a in node.axes if a.name != "page"}
     wide = [a for a, extent in axes.items() if a != "head" and is_wide(a, extent)]
     order = [a for a in axes if a not in wide] + wide
-    return Stored(name, {a: axes[a] for a in order}, dtype)
+    return Stored(name, {a: axes[a] for a in order}, dtype, per)
 
 
 def field_layouts(candidate: Candidate, shapes: Shapes) -> dict[str, Stored]:

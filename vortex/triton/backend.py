@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,13 +13,15 @@ from torch import Tensor
 from vortex.execute import run_graph
 from vortex.ir import Candidate
 from vortex.named import Named, Run, named
-from vortex.plan import plan_of
+from vortex.plan import Scaling, plan_of, reserved_counts
 from vortex.schedule import Schedule, padded
 from vortex.triton.arrays import Shapes, Stored
 from vortex.triton.attend import Cache, Workspace, attend
 from vortex.triton.module import load_module
+from vortex.triton.project import Matrix
 from vortex.triton.runtime import matrix_type
 from vortex.triton.scoring import Scoring, scoring
+from vortex.triton.select import relist
 from vortex.triton.summaries import Summaries, summaries
 
 MOST_PAGES = 16384
@@ -67,13 +69,56 @@ def kernels(candidate: Candidate, shapes: Shapes) -> Kernels:
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """Fields of one layer's pages: data and, where the type has them, scales, by argument name."""
+    """What one layer keeps between steps, by argument name.
+
+    Attributes:
+        arrays: fields of its pages: data and, where the type has them, scales.
+        matrices: float32, what the summary kernel multiplies by, in the order of its arguments.
+        rows: what the scoring kernel takes besides: ``factorI``, its matrices; ``stateI``, float32
+            ``[row, kv_head, page]``, which the caller updates after attention; ``picks``, int8 of
+            the same shape, what the last ranking picked (Scoring.keeps).
+    """
 
     arrays: Mapping[str, Tensor]
+    matrices: Mapping[str, Tensor] = field(default_factory=dict)
+    rows: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @staticmethod
+    def of_layer(
+        k: Kernels, layer: int, *, pages: int, rows: int, width: int, kv_heads: int,
+        device: torch.device, arrays: Mapping[str, Tensor] | None = None,
+    ) -> Fields:  # fmt: skip
+        """Room for everything of a layer, the matrices filled, states at their first values.
+
+        Args:
+            pages: physical pages; width: logical pages of a row, at most.
+            arrays: fields in memory that is there already.
+
+        Raises:
+            VortexError: E206, a stored matrix has another shape.
+        """
+        run = Run(None, layer, k.shapes.rope, k.candidate.matrices)
+
+        def numbers(found: tuple[Matrix, ...]) -> dict[str, Tensor]:
+            return {
+                m.name: run.matrix(m.ref, (m.rows, m.columns), "dim", "x").data.to(device)
+                for m in found
+            }
+
+        layouts = k.summaries.arrays if k.summaries else ()
+        more = numbers(k.scoring.matrices) if k.scoring else {}
+        shape = (rows, kv_heads, width)
+        for argument, name in (k.scoring.states if k.scoring else {}).items():
+            more[argument] = torch.full(shape, k.candidate.states[name], device=device)
+        if k.scoring and k.scoring.keeps:
+            more["picks"] = torch.zeros(shape, dtype=torch.int8, device=device)
+        if arrays is None:
+            arrays = Fields.of(layouts, pages, kv_heads, device).arrays
+        return Fields(arrays, numbers(k.summaries.matrices) if k.summaries else {}, more)
 
     @staticmethod
     def of(layouts: tuple[Stored, ...], pages: int, kv_heads: int, device: torch.device) -> Fields:
-        """Room for the fields of every page."""
+        """Room for the fields of every page, where a program has nothing else to keep."""
         arrays = {}
         for array in layouts:
             shape = (pages * kv_heads, array.run)
@@ -129,7 +174,8 @@ def summarise_pages(
         return
     grid = (table.shape[1], cache.k.shape[1], table.shape[0])
     k.summarise[grid](
-        cache.k, cache.v, *fields.arrays.values(), table, lengths, table.stride(0),
+        cache.k, cache.v, *fields.arrays.values(), *fields.matrices.values(), table, lengths,
+        table.stride(0),
         *cache.k.stride()[:2], *cache.v.stride()[:2],
     )  # fmt: skip
 
@@ -144,7 +190,8 @@ def append_tokens(
         new_k, new_v: ``[row, kv_head, dim]``, dense within a row.
     """
     k.append[(cache.k.shape[1], table.shape[0])](
-        cache.k, cache.v, *fields.arrays.values(), table, lengths, new_k, new_v,
+        cache.k, cache.v, *fields.arrays.values(), *fields.matrices.values(), table, lengths,
+        new_k, new_v,
         table.stride(0), *cache.k.stride()[:3], *cache.v.stride()[:3], new_k.stride(0),
         new_v.stride(0), DIM=k.shapes.dim, VDIM=k.shapes.vdim,
         WIDE=padded(max(k.shapes.dim, k.shapes.vdim)), LATENT=cache.latent,
@@ -176,7 +223,7 @@ def route(
     made = k.scoring
     assert made is not None
     width, kv_heads = table.shape[1], buffers.counts.shape[1]
-    own = {**fields.arrays, **_prepared(made, k, q, kv_heads, scale, layer)}
+    own = {**fields.arrays, **fields.rows, **_prepared(made, k, q, kv_heads, scale, layer)}
     arrays = []
     for array in made.arrays:
         arrays.append(own[array.name])
@@ -205,6 +252,25 @@ def route(
         launch(True, False, shape.warps)
     if chooses:
         launch(False, True, shape.choose_warps)
+
+
+def route_again(
+    k: Kernels, schedule: Schedule, fields: Fields, table: Tensor, lengths: Tensor,
+    buffers: Buffers,
+) -> None:  # fmt: skip
+    """Lists of a step that does not rank (``reuse`` over steps): what the last ranking picked,
+    and the pages that this step reserves.
+
+    Args:
+        fields: of the layer that ranked.
+    """
+    plan, size = plan_of(k.candidate.select), k.candidate.page_size
+    sinks, recent = reserved_counts(plan, Scaling(size, k.shapes.share))
+    relist[(buffers.counts.shape[1], table.shape[0])](
+        fields.rows["picks"], table, lengths, buffers.pages, buffers.counts, table.stride(0),
+        buffers.pages.stride(0), buffers.pages.stride(1), table.shape[1], SIZE=size, SINKS=sinks,
+        RECENT=recent, PAGES=padded(table.shape[1]), num_warps=schedule.score.choose_warps,
+    )  # fmt: skip
 
 
 def _prepared(

@@ -23,6 +23,7 @@ from vortex.triton.backend import (
     append_tokens,
     kernels,
     route,
+    route_again,
     summarise_pages,
 )
 from vortex.triton.store import store_tokens
@@ -104,24 +105,32 @@ class KernelChooser:
     """Generated kernels: one launch to append, one to score and select.
 
     Raises:
-        Unfused: E613, the candidate has none.
+        Unfused: E613, the candidate has none, or states, which no kernel updates.
     """
 
     def __init__(self, candidate: Candidate, pool: Pool, setting: Setting) -> None:
         self.pool, self.setting = pool, setting
+        if candidate.states:
+            raise Unfused("no kernel updates states")
         self.kernels: Kernels = kernels(candidate, setting.shapes)
         device = pool.table.device
         rows, width = pool.table.shape
-        layouts = self.kernels.summaries.arrays if self.kernels.summaries else ()
-        pages = int(pool.caches[0].k.shape[0])
-        self.fields = [Fields.of(layouts, pages, pool.kv_heads, device) for _ in pool.caches]
+        pages, layers = int(pool.caches[0].k.shape[0]), setting.shapes.layers
+        self.fields: list[Fields] = []  # of every layer; layers of one cache share their arrays
+        for layer in range(max(layers, len(pool.caches))):
+            first = layer % len(pool.caches)
+            held = self.fields[first].arrays if first < layer else None
+            self.fields.append(Fields.of_layer(
+                self.kernels, layer % layers, pages=pages, rows=rows, width=width,
+                kv_heads=pool.kv_heads, device=device, arrays=held,
+            ))  # fmt: skip
         self.buffers = Buffers.of(
             self.kernels, setting.schedule, rows, pool.kv_heads, width, device
         )
 
     def summarise(self) -> None:
         """See Chooser."""
-        for cache, fields in zip(self.pool.caches, self.fields, strict=True):
+        for cache, fields in zip(self.pool.caches, self.fields, strict=False):
             summarise_pages(self.kernels, cache, fields, self.pool.table, self.pool.lengths)
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> None:
@@ -130,17 +139,20 @@ class KernelChooser:
         if self.kernels.append is None or layer in self.setting.dense:
             store_tokens(cache, pool.table, pool.lengths, k, v)
             return
-        fields = self.fields[layer % len(self.fields)]
+        fields = self.fields[layer]
         append_tokens(self.kernels, cache, fields, pool.table, pool.lengths, k, v)
 
     def choose(self, layer: int, anchor: int, q: Tensor, *, ranks: bool) -> tuple[Tensor, Tensor]:
         """See Chooser; the anchor's list is still in the buffers."""
-        assert ranks, "kernels rank at every step"
-        if anchor == layer:
-            fields = self.fields[layer % len(self.fields)]
+        if anchor == layer and ranks:
             route(
-                self.kernels, self.setting.schedule, q, fields, self.pool.table,
+                self.kernels, self.setting.schedule, q, self.fields[layer], self.pool.table,
                 self.pool.lengths, self.buffers, scale=self.setting.scale, layer=layer,
+            )  # fmt: skip
+        elif anchor == layer:
+            route_again(
+                self.kernels, self.setting.schedule, self.fields[layer], self.pool.table,
+                self.pool.lengths, self.buffers,
             )  # fmt: skip
         return self.buffers.pages, self.buffers.counts
 
@@ -191,16 +203,16 @@ class TorchChooser:
         table = self.pool.table.long()
         with torch.device(table.device):
             for at, cache in enumerate(self.pool.caches):
-                rows = [self._fields(cache, row[None]) for row in table]
+                rows = [self._fields(cache, row[None], at) for row in table]
                 self.fields[at] = {
                     n: Named(torch.cat([r[n].data for r in rows], 1), rows[0][n].names)
                     for n in rows[0]
                 }
 
-    def _fields(self, cache: Cache, table: Tensor) -> Mapping[str, Named]:
+    def _fields(self, cache: Cache, table: Tensor, layer: int) -> Mapping[str, Named]:
         """Fields of the pages in a table ``[row, page]``."""
         k, v = (x[table].permute(2, 0, 1, 3, 4).float() for x in (cache.k, cache.v))
-        return self.router.page_fields(k, v)
+        return self.router.page_fields(k, v, layer)
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> None:
         """See Chooser; the newest complete page is summarised at every step."""
@@ -211,7 +223,7 @@ class TorchChooser:
         with torch.device(pool.table.device):
             newest = (pool.lengths.long() // cache.page_size - 1).clamp(min=0)
             row = torch.arange(len(newest))
-            fields = self._fields(cache, pool.table[row, newest].long()[:, None])
+            fields = self._fields(cache, pool.table[row, newest].long()[:, None], layer)
             for name, held in self.fields[layer % len(self.fields)].items():
                 held.data[:, row, newest] = fields[name].data[:, :, 0]
 
@@ -276,12 +288,10 @@ def chooser_of(candidate: Candidate, pool: Pool, setting: Setting) -> Chooser:
     Raises:
         Unfused: E613, neither can run it.
     """
-    if candidate.policies.reuse_steps == 1:
-        try:
-            return KernelChooser(candidate, pool, setting)
-        except Unfused:
-            pass
-    return TorchChooser(candidate, pool, setting)
+    try:
+        return KernelChooser(candidate, pool, setting)
+    except Unfused:
+        return TorchChooser(candidate, pool, setting)
 
 
 def _held(old: Tensor | None, new: Tensor) -> Tensor:

@@ -34,6 +34,10 @@ def launch_plan(candidate: Candidate, geometry: Geometry) -> tuple[str, ...]:
         if made.prepared:
             lines.append(f"prepare {len(made.prepared)} values of the queries by torch")
         lines.append("score and select" if made.chooses else "list the reserved pages")
+        if made.keeps:
+            steps = candidate.policies.reuse_steps
+            lines[-1] += f"; in {steps - 1} of {steps} steps, list again what was picked"
     except Unfused as reason:
         lines.append(f"no kernel to score: {reason.message}")
-    return (*lines, "attend to the chosen pages")
+    updates = ["no kernel to update the states"] if candidate.states else []
+    return (*lines, "attend to the chosen pages", *updates)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from vortex.ir import Node, walk
 from vortex.ops import OPS
+from vortex.triton.project import Matrix, projected
 from vortex.triton.tiles import Segment, Tile, Unfused, Writer, segments
 
 _EXACT = ("neg", "abs", "relu", "maximum", "minimum", "sign")
@@ -47,6 +48,7 @@ class Lowering:
         load: how a view becomes a tile.
         neighbours: how the value at pages ``i + delta`` is had (where the lead axis is a whole
             row of pages); None: not here.
+        matrices: what projections multiply by, by node key.
     """
 
     writer: Writer
@@ -56,6 +58,7 @@ class Lowering:
     given: dict[str, Tile]
     load: Load
     neighbours: Callable[[Tile, str], Tile] | None = None
+    matrices: Mapping[str, Matrix] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._views: dict[str, View] = dict(self.views)
@@ -155,6 +158,11 @@ class Lowering:
             for n in node.inputs:
                 self._extents(n)
             return self._reduced(node.op, xs[0], str(attrs["axis"]))
+        if node.op == "project":
+            self._extents(node.inputs[0])
+            found = projected(writer, node, xs[0], self.matrices[node.key])
+            self._extents(node)
+            return found
         if node.op == "stack":
             return self._stack(xs, str(attrs["name"]))
         if node.op == "positions":
@@ -191,6 +199,8 @@ class Lowering:
         axis, w = str(node.attr("axis")), self.writer
         if "head" in a.tile and w.lead in b.tile:
             a, b = b, a
+        if axis in a.small and axis in b.small:
+            return self._unrolled_dot(a, b, axis)
         fits = axis in a.tile and axis in b.tile and a.tile[:1] == (w.lead,) and "head" in b.tile
         if not fits or len(a.tile) != 2 or len(b.tile) != 2:
             return w.fold(w.map(lambda x, y: f"{x} * {y}", a, b), axis, "sum")
@@ -208,6 +218,20 @@ class Lowering:
             before = f", {names[key]}" if key in names else ""
             names[key] = w.fresh(f"tl.dot({x}{cast}, tl.trans({y}){cast}{before}{how})")
         return Tile(small, (w.lead, "head"), names)
+
+    def _unrolled_dot(self, a: Tile, b: Tile, axis: str) -> Tile:
+        """A sum of products written out, so that its terms need no variables."""
+        w = self.writer
+        small, tile = w.union(a, b)
+        at, rest = small.index(axis), tuple(n for n in small if n != axis)
+        names = {}
+        for position in w.positions(rest, tile):
+            terms = []
+            for i in range(w.extents[axis]):
+                full = (*position[:at], i, *position[at:])
+                terms.append(f"{w.at(a, small, tile, full)} * {w.at(b, small, tile, full)}")
+            names[position] = w.fresh(" + ".join(terms))
+        return Tile(rest, tile, names)
 
     def _stack(self, xs: list[Tile], name: str) -> Tile:
         w = self.writer

@@ -9,6 +9,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -28,6 +29,27 @@ from vortex.triton.select import (
 '''
 
 
+@dataclass(frozen=True, slots=True)
+class Halves:
+    """Statements of a scoring kernel.
+
+    Attributes:
+        score: of a block of pages.
+        ranks: what finishes the scores of a row, ``count`` of them.
+        chooses: from scores and keys to ``keep``, and to ``picked`` where the kernel ``keeps`` it.
+        channels: float32 numbers per page of scratch memory.
+        shared: how scores are joined over KV heads; "" keeps them apart.
+    """
+
+    score: Sequence[str]
+    ranks: Sequence[str]
+    chooses: Sequence[str]
+    count: int
+    channels: int
+    shared: str = ""
+    keeps: bool = False
+
+
 def arguments(used: Sequence[Stored]) -> list[str]:
     """Names of the arrays that a kernel takes."""
     names = []
@@ -42,8 +64,9 @@ def _addresses(used: Sequence[Stored]) -> list[str]:
     """Where the arrays of this row and head begin, by page where there are pages."""
     lines = []
     for array in used:
-        if array.dtype == "fp32":
-            lines.append(f"{array.name}_at = {array.name} + at * {array.run}")
+        whole = {"row": f" + at * {array.run}", "slot": " + at * width + page", "all": ""}
+        if array.per in whole:
+            lines.append(f"{array.name}_at = {array.name}{whole[array.per]}")
             continue
         lines.append(f"{array.name}_at = {array.name} + (physical * kv_heads + head) * {array.run}")
         if array.scaled:
@@ -85,8 +108,7 @@ def pruned(lines: Sequence[str]) -> list[str]:
 def scoring_module(
     candidate: Candidate,
     shapes: Shapes,
-    score: list[str],
-    choose: list[str],
+    halves: Halves,
     used: Sequence[Stored],
 ) -> str:
     """The module of a scoring kernel; see :mod:`vortex.triton.scoring`."""
@@ -104,7 +126,7 @@ def scoring_module(
     body = [
         "page = block * BLOCK + tl.arange(0, BLOCK)", *known, depth, *heads,
         "physical = tl.load(table + row * table_row + page, mask=inside, other=0).to(tl.int64)",
-        *_addresses(used), *score,
+        *_addresses(used), *halves.score,
     ]  # fmt: skip
     parts = [HEADER]
     given = ["q", "table", *arrays]
@@ -114,21 +136,65 @@ def scoring_module(
          "MATRIX: tl.constexpr"],
         pruned(body), "Scores of a block of pages, or what they are computed from.",
     ))  # fmt: skip
+    row = ["page = tl.arange(0, PAGES)", *known, depth, *heads,
+           *[line for line in _addresses(used) if "physical" not in line]]  # fmt: skip
+    ranked = [*given, *common, "q_row", "table_row"]
+    chosen = [*ranked, "pages", "counts", "pages_row", "pages_head", "PAGES: tl.constexpr"]
+    if halves.shared:
+        found = ", ".join(f"score{i}" for i in range(halves.count))
+        parts.append(function(
+            "rank_pages", [*ranked, "PAGES: tl.constexpr"],
+            pruned([*row, *halves.ranks, f"return {found}"]),
+            "Scores of a row's pages by one KV head.",
+        ))  # fmt: skip
+        body = _joined(halves, ranked)
+    else:
+        body = [*row, *halves.ranks, *halves.chooses, *_written("head", "at", halves.keeps)]
     parts.append(function(
-        "choose_pages",
-        [*given, *common, "q_row", "table_row", "pages", "counts", "pages_row", "pages_head",
-         "PAGES: tl.constexpr"],
-        pruned(["page = tl.arange(0, PAGES)", *known, depth, *heads,
-         *[line for line in _addresses(used) if "physical" not in line], *choose,
-         "write_list(keep, page, table + row * table_row,",
-         "           pages + row * pages_row + head * pages_head, counts + at)"]),
-        "Chosen pages of a whole row, in logical order.",
+        "choose_pages", chosen, pruned(body), "Chosen pages of a whole row, in logical order.",
     ))  # fmt: skip
-    parts.append(_launch(size, given, common))
+    parts.append(_launch(size, given, common, bool(halves.shared)))
     return "\n\n".join(parts)
 
 
-def _launch(size: int, given: list[str], common: list[str]) -> str:
+def _written(head: str, at: str, keeps: bool) -> list[str]:
+    """Statements that leave a KV head's list, and what its rankings picked where that is kept."""
+    lines = [
+        "write_list(keep, page, table + row * table_row,",
+        f"           pages + row * pages_row + {head} * pages_head, counts + {at})",
+    ]
+    if keeps:
+        lines.append(
+            f"tl.store(picks + {at} * width + page, picked.to(tl.int8), mask=page < width)"
+        )
+    return lines
+
+
+def _joined(halves: Halves, ranked: Sequence[str]) -> list[str]:
+    """One choice for all KV heads of a row: their scores are joined, each head gets the list."""
+    first = "float('-inf')" if halves.shared == "max" else "0.0"
+    count = range(halves.count)
+    other = {"row": "row", "head": "each", "at": "at - head + each",
+             "scratch_at": f"scratch_at + (each - head) * ({halves.channels} * width)"}  # fmt: skip
+    call = ", ".join([*(other.get(name, name) for name in ranked), "PAGES"])
+    found = ", ".join(f"score{i}" for i in count)
+    lines = [f"joined{i} = tl.full((PAGES,), {first}, tl.float32)" for i in count]
+    lines.append("for each in range(kv_heads):")
+    lines.append(f"    {found} = rank_pages({call})")
+    how = "larger({}, {})" if halves.shared == "max" else "{} + {}"
+    lines += [f"    joined{i} = {how.format(f'joined{i}', f'score{i}')}" for i in count]
+    over = " / kv_heads.to(tl.float32)" if halves.shared == "mean" else ""
+    lines += [f"total{i} = joined{i}{over}" for i in count]
+    lines += [f"key{i} = rank_key(total{i})" for i in count]
+    lines += [re.sub(r"\bscore(\d+)\b", r"total\1", line) for line in halves.chooses]
+    lines.append("for each in range(kv_heads):")
+    lines += [f"    {line}" for line in _written("each", "(at - head + each)", halves.keeps)]
+    return ["page = tl.arange(0, PAGES)", "inside = page < complete", *lines]
+
+
+def _launch(size: int, given: list[str], common: list[str], shared: bool) -> str:
+    counted, blocks = ("row", "blocks * kv_heads") if shared else ("at", "blocks")
+    chooses = "head == 0" if shared else "True"
     call = [*given, *common, "q_row", "table_row"]
     score = wrapped([*call, "block", "BLOCK", "MATRIX"], 12)
     choose = wrapped([*call, "pages", "counts", "pages_row", "pages_head", "PAGES"], 16)
@@ -155,13 +221,13 @@ def route(
 {score}
         )
     if CHOOSES:
-        chooses = True
+        chooses = {chooses}
         if SCORES:
             tl.debug_barrier()
-            chooses = tl.atomic_add(counter + at, 1, sem="acq_rel") == blocks - 1
+            chooses = tl.atomic_add(counter + {counted}, 1, sem="acq_rel") == {blocks} - 1
         if chooses:
             if SCORES:
-                tl.store(counter + at, 0)
+                tl.store(counter + {counted}, 0)
             choose_pages(
 {choose}
             )

@@ -14,13 +14,16 @@ from dataclasses import dataclass, field
 from vortex.compile import executable
 from vortex.ir import Candidate, Node, walk
 from vortex.ops import OPS
-from vortex.plan import Plan, Ranking, Scaling, floor_pages, plan_of, reserved_counts
+from vortex.plan import Plan, plan_of
 from vortex.schedule import padded
 from vortex.triton.arrays import Loader, Shapes, Stored, check_power, field_layouts, stored_layout
-from vortex.triton.lower import Lowering, View, number
-from vortex.triton.module import scoring_module
-from vortex.triton.tiles import Tile, Unfused, Writer
+from vortex.triton.lower import Lowering, View
+from vortex.triton.module import Halves, scoring_module
+from vortex.triton.project import Matrix, matrices
+from vortex.triton.rankings import Rankings
+from vortex.triton.tiles import Tile, Unfused, Writer, is_wide
 
+_MOST_UNROLLED = 64
 _PREPARED = ("top_indices", "project")
 
 
@@ -34,6 +37,10 @@ class Scoring:
         prepared: values of the queries that are computed before the launch, by argument.
         channels: float32 numbers per page of scratch memory.
         chooses: whether pages are ranked at all.
+        keeps: whether it writes what its rankings pick, for the steps that do not rank.
+        shared: whether one list serves the KV heads of a row.
+        states: names of the states that it reads, by argument.
+        matrices: what it multiplies page fields by.
     """
 
     text: str
@@ -41,6 +48,10 @@ class Scoring:
     prepared: Mapping[str, Node]
     channels: int
     chooses: bool
+    keeps: bool = False
+    shared: bool = False
+    states: Mapping[str, str] = field(default_factory=dict)
+    matrices: tuple[Matrix, ...] = ()
 
 
 @dataclass
@@ -69,8 +80,6 @@ def scoring(candidate: Candidate, shapes: Shapes) -> Scoring:
         Unfused: E613, it has none; the message says why.
     """
     check_power(candidate.page_size)
-    if candidate.states or candidate.policies.shared or candidate.policies.reuse_steps > 1:
-        raise Unfused("states, shared lists and rankings kept over steps run without it")
     _, select = executable(candidate)
     plan = plan_of(select)
     if any(r.source in ("random", "oracle") for r in plan.rankings.values()):
@@ -80,18 +89,44 @@ def scoring(candidate: Candidate, shapes: Shapes) -> Scoring:
     prepared = _prepared(roots)
     stored = {s.name: s for s in field_layouts(candidate, shapes).values()}
     for i, node in enumerate(prepared):
-        stored[f"prepared{i}"] = stored_layout(f"prepared{i}", node, sizes, "fp32")
+        stored[f"prepared{i}"] = stored_layout(f"prepared{i}", node, sizes, "fp32", "row")
     views = {node.key: stored[f"prepared{i}"].view() for i, node in enumerate(prepared)}
     views |= _field_views(candidate, roots, stored)
-    parts = _Parts(candidate, shapes, plan, sizes, views, Loader(stored), _Channels())
+    states = {f"state{i}": name for i, name in enumerate(candidate.states)}
+    views |= _state_views(states, roots, stored)
+    by_node, numbers = matrices(roots, sizes, "factor")
+    stored |= {m.name: Stored(m.name, {}, "fp32", "all") for m in numbers}
+    parts = _Parts(candidate, shapes, plan, sizes, views, Loader(stored), _Channels(), by_node)
     score = parts.score(roots)
-    choose = parts.choose(roots)
+    ranks, chooses = parts.choose(roots)
+    for matrix in numbers:  # loaded without the loader
+        if any(f"{matrix.name}_at" in line for line in (*score, *ranks)):
+            parts.loader.used.setdefault(matrix.name)
+    keeps = bool(plan.rankings) and candidate.policies.reuse_steps > 1
+    if keeps:
+        stored["picks"] = Stored("picks", {}, "int8", "slot")
+        parts.loader.used.setdefault("picks")
     used = [stored[name] for name in parts.loader.used if name in stored]
-    text = scoring_module(candidate, shapes, score, choose, used)
+    shared = candidate.policies.shared if roots else ""
+    halves = Halves(score, ranks, chooses, len(roots), parts.channels.count, shared, keeps)
     return Scoring(
-        text, tuple(used), {f"prepared{i}": n for i, n in enumerate(prepared)},
-        parts.channels.count, bool(roots),
+        scoring_module(candidate, shapes, halves, used), tuple(used),
+        {f"prepared{i}": n for i, n in enumerate(prepared)}, parts.channels.count, bool(roots),
+        keeps, bool(shared), {a: n for a, n in states.items() if a in parts.loader.used},
+        tuple(m for m in numbers if m.name in parts.loader.used),
     )  # fmt: skip
+
+
+def _state_views(
+    states: Mapping[str, str], roots: list[Node], stored: dict[str, Stored]
+) -> dict[str, View]:
+    """States of a row's pages; their addresses go by the page, so that no axis has a stride."""
+    stored |= {argument: Stored(argument, {}, "fp32", "slot") for argument in states}
+    arguments = {name: argument for argument, name in states.items()}
+    return {
+        node.key: View(arguments[str(node.attr("name"))], {})
+        for node in walk(roots) if node.op == "state"
+    }  # fmt: skip
 
 
 def _field_views(
@@ -118,7 +153,7 @@ def _prepared(roots: list[Node]) -> list[Node]:
             for n in node.inputs:
                 if alone[n.key] and hard[n.key]:
                     found[n.key] = n
-            if _is_hard(node):
+            if _is_hard(node) and node.op != "project":
                 raise Unfused(f"'{node.op}' of page fields has no kernel")
             hard[node.key] = False
     return list(found.values())
@@ -137,6 +172,7 @@ class _Parts:
     views: Mapping[str, View]
     loader: Loader
     channels: _Channels
+    matrices: Mapping[str, Matrix]
 
     def _lowering(self, writer: Writer, roots: list[Node], given: dict[str, Tile]) -> Lowering:
         q = View("q", {"head": self.shapes.dim, "dim": 1})
@@ -155,18 +191,32 @@ class _Parts:
                 given.setdefault(node.key, Tile.scalar("scale"))
             elif node.op == "depth":
                 given.setdefault(node.key, Tile.scalar("depth"))
-        return Lowering(writer, self.sizes, self.shapes.rope, views, given, self.loader)
+        return Lowering(
+            writer, self.sizes, self.shapes.rope, views, given, self.loader,
+            matrices=self.matrices,
+        )  # fmt: skip
 
     def score(self, roots: list[Node]) -> list[str]:
         """Statements that compute what a block of pages needs from its fields, and keep it."""
         group = self.shapes.group
-        extents = {"head": group}
-        writer = Writer("page", extents, heads_tiled=group > 3)
-        kept = _frontier(roots)
+        extents, kept = {"head": group}, _frontier(roots)
+        writer = Writer("page", extents, group > 3, self._unrolled(roots))
         tiles = self._lowering(writer, kept, {}).lower(kept)
         for node in kept:
             self._keep(writer, node, tiles[node.key])
         return writer.lines
+
+    def _unrolled(self, roots: list[Node]) -> frozenset[str]:
+        """Long axes that are unrolled: one of two that meet in a value, and what all pages meet."""
+        found: set[str] = set()
+        kept = {n.key for n in _frontier(roots)}
+        for node in walk(roots):
+            axes = {a: n for a, n in self._axes(node).items() if a != "head" and is_wide(a, n)}
+            left = sorted((n, a) for a, n in axes.items() if a != "dim" and n <= _MOST_UNROLLED)
+            free = 0 if node.key in kept else 1
+            while left and len(axes.keys() - found) > free:
+                found.add(left.pop(0)[1])
+        return frozenset(found)
 
     def _axes(self, node: Node) -> dict[str, int]:
         return {
@@ -192,9 +242,10 @@ class _Parts:
                 value = name if "page" in tile.tile else f"tl.zeros((BLOCK,), tl.float32) + {name}"
             w.lines.append(f"tl.store(scratch_at + {at}, {value}, mask={mask})")
 
-    def choose(self, roots: list[Node]) -> list[str]:
-        """Statements that rank a row's pages and write its list."""
-        writer = Writer("page", {"head": self.shapes.group}, heads_tiled=False)
+    def choose(self, roots: list[Node]) -> tuple[list[str], list[str]]:
+        """Statements that finish the scores of a row's pages, and that choose among them."""
+        policies = self.candidate.policies
+        writer = Writer("page", {"head": self.shapes.group}, False, self._unrolled(roots))
         given = {n.key: self._kept(writer, n) for n in _frontier(roots)}
         lowering = self._lowering(writer, roots, given)
         lowering.neighbours = lambda x, at: self._neighbours(writer, x, at)
@@ -203,11 +254,14 @@ class _Parts:
         for i, node in enumerate(roots):
             (value,) = tiles[node.key].names.values()
             flat = "" if "page" in tiles[node.key].tile else "tl.zeros((PAGES,), tl.float32) + "
-            writer.lines += [f"score{i} = {flat}{value}", f"key{i} = rank_key(score{i})"]
+            writer.lines.append(f"score{i} = {flat}{value}")
+            if not policies.shared:  # else ranked once joined
+                writer.lines.append(f"key{i} = rank_key(score{i})")
             scores[node.key] = i
-        chooser = _Chooser(writer, self.plan, scores, self.candidate.page_size, self.shapes)
-        chooser.write()
-        return writer.lines
+        done, size = len(writer.lines), self.candidate.page_size
+        keeps = policies.reuse_steps > 1
+        Rankings(writer, self.plan, scores, size, self.shapes, keeps).write()
+        return writer.lines[:done], writer.lines[done:]
 
     def _kept(self, w: Writer, node: Node) -> Tile:
         axes = self._axes(node)
@@ -266,85 +320,3 @@ def _frontier(roots: list[Node]) -> list[Node]:
         if not whole[root.key]:
             found[root.key] = root
     return list(found.values())
-
-
-@dataclass
-class _Chooser:
-    """Writes the selection: reserved pages, rankings, and their union."""
-
-    writer: Writer
-    plan: Plan
-    scores: Mapping[str, int]
-    page_size: int
-    shapes: Shapes
-
-    def write(self) -> None:
-        """Statements from scores to the written list."""
-        w, plan = self.writer, self.plan
-        scaling = Scaling(self.page_size, self.shapes.share)
-        sinks, recent = reserved_counts(plan, scaling)
-        shape = f"SIZE={self.page_size}, SINKS={sinks}, RECENT={recent}"
-        w.lines.append(f"keep = reserved_pages(page, length, {shape})")
-        if plan.rankings:
-            w.lines.append(f"kept, free = free_count(length, {shape})")
-            w.lines.append("among = inside & ~keep")
-            for i, ranking in enumerate(plan.rankings.values()):
-                self._wanted(i, ranking, scaling)
-            picked = self._of(plan.tree, "among")
-            if picked is not None:
-                w.lines.append(f"keep = keep | {picked}")
-
-    def _wanted(self, i: int, ranking: Ranking, scaling: Scaling) -> None:
-        w = self.writer
-        least = floor_pages(self.plan, scaling)
-        if ranking.budget.op == "const":
-            tokens = ranking.budget.attr("value")
-            assert isinstance(tokens, int | float)
-            pages = str(max(scaling.pages(int(min(max(tokens, 0), 2.0**31))), least))
-        else:
-            pages = self._expression(ranking.budget, least)
-        w.lines.append(f"wanted{i} = tl.minimum(tl.maximum({pages} - kept, 0), free)")
-
-    def _expression(self, budget: Node, least: int) -> str:
-        """A budget that depends on the context or the depth, in float64 as the reference has it."""
-        w, share = self.writer, self.shapes.share
-        given = {}
-        for node in walk([budget]):
-            if node.op == "context":
-                name = w.fresh(f"length.to(tl.float64) / {share!r}")
-                given[node.key] = Tile.scalar(name)
-            elif node.op == "depth":
-                name = w.fresh(f"layer.to(tl.float64) / {max(1, self.shapes.layers - 1)!r}")
-                given[node.key] = Tile.scalar(name)
-        lowering = Lowering(w, {}, (0, 0), {}, given, _no_load)
-        value = lowering.lower([budget])[budget.key].names[()]
-        tokens = w.fresh(f"tl.minimum(tl.maximum({value} * {share!r}, 0.0), 2147483647.0)")
-        pages = w.fresh(f"tl.floor({tokens}).to(tl.int32) // {self.page_size}")
-        return f"tl.maximum({pages}, {least})"
-
-    def _of(self, node: Node, among: str) -> str | None:
-        w, keys = self.writer, list(self.plan.rankings)
-        if node.key in self.plan.rankings:
-            i, ranking = keys.index(node.key), self.plan.rankings[node.key]
-            assert ranking.score is not None
-            s = self.scores[ranking.score.key]
-            if ranking.source == "top_p":
-                share = number(ranking.amount)
-                return w.fresh(f"top_p(score{s}, key{s}, page, {among}, wanted{i}, {share})")
-            # Reserved pages apart, no ranking wants more than there are; a refinement may.
-            need = f"wanted{i}" if among == "among" else f"limited(wanted{i}, {among})"
-            found = w.fresh(f"top_k(key{s}, page, {among}, {need})")
-            if ranking.source == "threshold":
-                return w.fresh(f"{found} & (score{s} >= {number(ranking.amount)})")
-            return found
-        if node.op == "refine":
-            coarse = self._of(node.inputs[0], among)
-            return None if coarse is None else self._of(node.inputs[1], coarse)
-        if node.op == "union":
-            parts = [p for p in (self._of(n, among) for n in node.inputs) if p is not None]
-            return w.fresh(" | ".join(parts)) if len(parts) == 2 else parts[0] if parts else None
-        return None
-
-
-def _no_load(w: Writer, view: View, axes: object) -> Tile:
-    raise Unfused("a budget reads no pages")

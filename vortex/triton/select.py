@@ -132,6 +132,24 @@ def free_count(length, SIZE: tl.constexpr, SINKS: tl.constexpr, RECENT: tl.const
 
 
 @triton.jit
+def relist(
+    picks, table, lengths, pages, counts, table_row, pages_row, pages_head, width,
+    SIZE: tl.constexpr, SINKS: tl.constexpr, RECENT: tl.constexpr, PAGES: tl.constexpr,
+):  # fmt: skip
+    """The list of a step that does not rank: what the last ranking picked, and the pages that
+    this step reserves."""
+    head, row = tl.program_id(0), tl.program_id(1)
+    at = row * tl.num_programs(0) + head
+    page = tl.arange(0, PAGES)
+    length = tl.load(lengths + row)
+    total = (length + SIZE - 1) // SIZE
+    keep = tl.load(picks + at * width + page, mask=page < total, other=0) != 0
+    keep = keep | reserved_pages(page, length, SIZE, SINKS, RECENT)
+    write_list(keep, page, table + row * table_row,
+               pages + row * pages_row + head * pages_head, counts + at)  # fmt: skip
+
+
+@triton.jit
 def write_list(keep, page, table_at, pages_at, count_at):
     """The kept pages of a row in logical order, as physical pages, and how many they are."""
     number = keep.to(tl.int32)

@@ -21,6 +21,7 @@ from vortex.triton.backend import (
     route,
     summarise_pages,
 )
+from vortex.triton.tiles import Unfused
 
 SCHEDULE = Schedule(
     ScoreSchedule(block=32),
@@ -74,6 +75,8 @@ class DeviceSuffix:
         rope: tuple[int, int] | None = None,
         latent: bool = False,
     ) -> None:
+        if candidate.states or candidate.policies.reuse_steps > 1:
+            raise Unfused("states and rankings kept over steps need the steps in order")
         self.candidate, self.scale, self.dense, self.latent = candidate, scale, dense, latent
         layers, kv_heads, self.context, dim = k.shape
         self.k, self.v = k, v
@@ -112,8 +115,10 @@ class DeviceSuffix:
 
     def _route(self, layer: int, cache: Cache, query: Tensor, rows: _Rows) -> None:
         made = self.kernels
-        layouts = made.summaries.arrays if made.summaries else ()
-        fields = Fields.of(layouts, len(cache.k), cache.k.shape[1], query.device)
+        fields = Fields.of_layer(
+            made, layer, pages=len(cache.k), rows=len(query), width=rows.steps.shape[1],
+            kv_heads=cache.k.shape[1], device=query.device,
+        )  # fmt: skip
         summarise_pages(made, cache, fields, rows.questions, rows.lengths)
         route(
             made, SCHEDULE, query, fields, rows.steps, rows.step_lengths, rows.buffers,

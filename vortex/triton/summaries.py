@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vortex.ir import Candidate, Node, walk
@@ -9,9 +10,10 @@ from vortex.storage import FP8_MAX, INT_MAX
 from vortex.triton.arrays import Loader, Shapes, Stored, check_power, field_layouts
 from vortex.triton.lower import Lowering, View, columns, contiguous
 from vortex.triton.module import HEADER, arguments, function, pruned
+from vortex.triton.project import Matrix, matrices
 from vortex.triton.tiles import Segment, Tile, Unfused, Writer
 
-_HARD = ("top_indices", "project")
+_HARD = ("top_indices",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +23,12 @@ class Summaries:
     Attributes:
         text: the module.
         arrays: fields that it writes, in the order of its arguments.
+        matrices: what it multiplies by, arguments after those.
     """
 
     text: str
     arrays: tuple[Stored, ...]
+    matrices: tuple[Matrix, ...] = ()
 
 
 def summaries(candidate: Candidate, shapes: Shapes) -> Summaries:
@@ -44,14 +48,15 @@ def summaries(candidate: Candidate, shapes: Shapes) -> Summaries:
             stride = shapes.token_stride[node.op == "v"]
             views[node.key] = View(node.op, {"token": stride, "dim": 1})
     sizes = shapes.sizes(candidate.page_size)
-    lowering = Lowering(writer, sizes, shapes.rope, views, {}, Loader({}))
+    by_node, numbers = matrices(candidate.fields.values(), sizes, "matrix")
+    lowering = Lowering(writer, sizes, shapes.rope, views, {}, Loader({}), matrices=by_node)
     tiles = lowering.lower(candidate.fields.values())
     layouts = field_layouts(candidate, shapes)
     for name, node in candidate.fields.items():
         _store(writer, tiles[node.key], node, layouts[name])
-    return Summaries(
-        _module(candidate, list(layouts.values()), writer.lines), tuple(layouts.values())
-    )
+    lines = [f"{m.name}_at = {m.name}" for m in numbers] + writer.lines
+    text = _module(candidate, list(layouts.values()), [m.name for m in numbers], lines)
+    return Summaries(text, tuple(layouts.values()), tuple(numbers))
 
 
 def _store(w: Writer, tile: Tile, node: Node, array: Stored) -> None:
@@ -75,6 +80,9 @@ def _store(w: Writer, tile: Tile, node: Node, array: Stored) -> None:
             lambda x: bound.format(shape.format(f"tl.div_rn({x}, {_like(x, scale)})")), tile
         )
     strides = contiguous(array.axes, next(reversed(list(array.axes)), None))
+    if array.dtype == "int4":
+        _write_halves(w, array, rounded, strides)
+        return
     for position in w.positions(rounded.small, rounded.tile):
         name, segment = rounded.names[position], w.segment(rounded.tile, position)
         offset = sum(
@@ -95,37 +103,74 @@ def _like(x: str, scale: str) -> str:
 def _write(
     w: Writer, array: Stored, name: str, offset: int, segment: Segment | None, lead: str
 ) -> None:
-    """Store one variable: numbers, or halves of bytes for int4."""
-    kind = {"bf16": "tl.bfloat16", "fp8": "tl.float8e4nv", "int8": "tl.int8"}.get(array.dtype)
+    """Store one variable of whole numbers or floats."""
+    kind = {"bf16": "tl.bfloat16", "fp8": "tl.float8e4nv", "int8": "tl.int8"}[array.dtype]
     base = f"{array.name} + place * {array.run}"
-    padded = segment is not None and segment.used < segment.width
-    if kind:
-        parts = [str(offset)] if offset else []
-        mask = ""
-        if lead:
-            parts.append(f"{lead}[:, None]" if segment else lead)
-        if segment:
-            parts.append(f"({columns(segment, 1)})" + ("[None, :]" if lead else ""))
-            if padded:
-                mask = f"(tl.arange(0, {segment.width}) < {segment.used})"
-                mask = f", mask={mask}" + ("[None, :]" if lead else "")
-        at = " + ".join([base, *parts])
-        w.lines.append(f"tl.store({at}, {name}.to({kind}){mask})")
-        return
-    if segment is None or lead or offset % 2 or segment.used % 2:
+    parts = [str(offset)] if offset else []
+    mask = ""
+    if lead:
+        parts.append(f"{lead}[:, None]" if segment else lead)
+    if segment:
+        parts.append(f"({columns(segment, 1)})" + ("[None, :]" if lead else ""))
+        if segment.used < segment.width:
+            mask = f"(tl.arange(0, {segment.width}) < {segment.used})"
+            mask = f", mask={mask}" + ("[None, :]" if lead else "")
+    at = " + ".join([base, *parts])
+    w.lines.append(f"tl.store({at}, {name}.to({kind}){mask})")
+
+
+def _write_halves(w: Writer, array: Stored, x: Tile, strides: Mapping[str, int]) -> None:
+    """Store numbers of four bits, two a byte: neighbours in memory are neighbours on a tile, or
+    two variables."""
+    base = f"{array.name} + place * {array.run}"
+    step = strides[w.lead] if w.lead in x.tile else 0
+    wide = w.wide(x.tile)
+    run = w.extents[w.lead] if step == 1 and not wide else 0
+    single: dict[int, str] = {}
+    for position in w.positions(x.small, x.tile):
+        name, segment = x.names[position], w.segment(x.tile, position)
+        offset = sum(p * strides[a] for p, a in zip(position[: len(x.small)], x.small, strict=True))
+        if segment is None and not run:
+            single[offset] = name
+            continue
+        part = segment or Segment(0, run, run)
+        ends = offset + part.start + part.used == array.elements and step in (0, 1)
+        odd = offset % 2 or (part.used % 2 and not ends) or (wide and step % 2)
+        if odd or (wide and strides[wide] != 1):
+            raise Unfused("int4 fields need an even run of columns")
+        _write_run(w, base, name, offset, part, step if wide else 0)
+    if single and step % 2:
         raise Unfused("int4 fields need an even run of columns")
-    half = segment.width // 2
-    pairs = w.fresh(f"tl.reshape({name}, ({half}, 2))")
+    lead = f" + tl.arange(0, {w.extents[w.lead]}) * {step // 2}" if step else ""
+    for offset in sorted(o for o in single if o % 2 == 0):
+        byte = f"({single[offset]}.to(tl.int32) & 15)"
+        if offset + 1 in single:
+            byte = f"({byte} | (({single[offset + 1]}.to(tl.int32) & 15) << 4))"
+        w.lines.append(f"tl.store({base} + {offset // 2}{lead}, {byte}.to(tl.uint8))")
+
+
+def _write_run(w: Writer, base: str, name: str, offset: int, part: Segment, step: int) -> None:
+    """Store a run of columns, of every token where ``step`` numbers lie between tokens."""
+    half = part.width // 2
+    rows = w.extents[w.lead] if step else 0
+    pairs = w.fresh(f"tl.reshape({name}, ({f'{rows}, ' if rows else ''}{half}, 2))")
     w.lines.append(f"{pairs}_low, {pairs}_high = tl.split({pairs})")
-    low, high = (f"({pairs}_{part}.to(tl.int32) & 15)" for part in ("low", "high"))
-    at = f"{(offset + segment.start) // 2} + tl.arange(0, {half})"
-    mask = f", mask=tl.arange(0, {half}) < {segment.used // 2}" if padded else ""
+    low, high = (f"({pairs}_{half_of}.to(tl.int32) & 15)" for half_of in ("low", "high"))
+    across = "[None, :]" if rows else ""
+    at = f"{(offset + part.start) // 2} + tl.arange(0, {half}){across}"
+    if rows:
+        at += f" + (tl.arange(0, {rows}) * {step // 2})[:, None]"
+    mask = ""
+    if part.used < part.width:
+        mask = f", mask=(tl.arange(0, {half}) < {(part.used + 1) // 2}){across}"
     w.lines.append(f"tl.store({base} + {at}, ({low} | ({high} << 4)).to(tl.uint8){mask})")
 
 
-def _module(candidate: Candidate, arrays: list[Stored], lines: list[str]) -> str:
-    size, fields = candidate.page_size, arguments(arrays)
-    given = ["k", "v", *fields]
+def _module(
+    candidate: Candidate, arrays: list[Stored], numbers: list[str], lines: list[str]
+) -> str:
+    size = candidate.page_size
+    given = ["k", "v", *arguments(arrays), *numbers]
     body = function(
         "summarise_page", [*given, "k_at", "v_at", "place"], pruned(lines),
         "Fields of one page of one KV head.",

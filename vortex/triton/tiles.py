@@ -81,26 +81,32 @@ class Writer:
         extents: of every axis but the lead one.
         lead: ``page`` or ``token``.
         heads_tiled: whether ``head`` lies on the tile (padded to 16 at least) or is unrolled.
+        unrolled: long axes that are unrolled all the same.
     """
 
     lead: str
     extents: dict[str, int]
     heads_tiled: bool
+    unrolled: frozenset[str] = frozenset()
     lines: list[str] = field(default_factory=list)
     _count: int = 0
 
     def wide(self, axes: Sequence[str]) -> str | None:
         """The wide axis among those, if any."""
-        found = [a for a in axes if a not in (self.lead, "head") and is_wide(a, self.extents[a])]
+        found = [a for a in axes if a not in (self.lead, "head") and self.is_wide(a)]
         if len(found) > 1:
             raise Unfused(f"a value has two wide axes, {' and '.join(found)}")
         return found[0] if found else None
+
+    def is_wide(self, axis: str) -> bool:
+        """Whether the axis, neither the lead one nor ``head``, lies on the tile."""
+        return is_wide(axis, self.extents[axis]) and axis not in self.unrolled
 
     def on_tile(self, axis: str) -> bool:
         """Whether the axis is one of a variable's own."""
         if axis == "head":
             return self.heads_tiled
-        return axis == self.lead or is_wide(axis, self.extents[axis])
+        return axis == self.lead or self.is_wide(axis)
 
     def rank(self, axis: str) -> int:
         """Place of an axis on a tile."""
