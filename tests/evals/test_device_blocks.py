@@ -12,6 +12,7 @@ GPU = torch.cuda.is_available()
 if not GPU:
     os.environ["TRITON_INTERPRET"] = "1"
 pytest.importorskip("triton")
+pytestmark = [pytest.mark.gpu] if GPU else []
 
 from evals.device.blocks import (  # noqa: E402
     add_norm,

@@ -17,6 +17,7 @@ GPU = torch.cuda.is_available()
 if not GPU:
     os.environ["TRITON_INTERPRET"] = "1"
 pytest.importorskip("triton")
+pytestmark = [pytest.mark.gpu] if GPU else []
 
 from search_spaces.grammar import program  # noqa: E402
 from tests.vortex.kernel_parity import MLA, Case, bed, disagreements, scaled  # noqa: E402
@@ -29,7 +30,7 @@ from vortex.triton.summaries import summaries  # noqa: E402
 from vortex.triton.tiles import Unfused  # noqa: E402
 
 LIBRARY = Path(__file__).resolve().parents[2] / "search_spaces" / "block_topk" / "library"
-DRAWN, CHUNKS = 200, 6
+DRAWN, CHUNKS = 200, 40 if GPU else 6
 CHECKED = int(os.environ.get("VORTEX_PARITY", DRAWN if GPU else 24))
 DEVICE = "cuda" if GPU else "cpu"
 SMALL_GQA = Case(kv_heads=2, lengths=(84, 215), workload=1024, device=DEVICE)

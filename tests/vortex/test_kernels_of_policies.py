@@ -13,6 +13,7 @@ GPU = torch.cuda.is_available()
 if not GPU:
     os.environ["TRITON_INTERPRET"] = "1"
 pytest.importorskip("triton")
+pytestmark = [pytest.mark.gpu] if GPU else []
 
 from tests.vortex.kernel_parity import MLA, Bed, Case, bed, disagreements, scaled  # noqa: E402
 from vortex.compile import compile_text  # noqa: E402

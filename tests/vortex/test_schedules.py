@@ -68,8 +68,10 @@ def test_the_user_s_own_table_comes_before_what_ships() -> None:
     assert schedule_for(device, shipped[0].shape) == FOUND != shipped[0].schedule
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"device": 1}', "[1]", '{"device": "x", "date": "", '
-                                  '"versions": {}, "entries": [{"shape": {"rows": 1}}]}'])  # fmt: skip
+NO_SHAPE = '{"device": "x", "date": "", "versions": {}, "entries": [{"shape": {"rows": 1}}]}'
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"device": 1}', "[1]", NO_SHAPE])
 def test_a_damaged_table_is_named_with_its_repair(text: str) -> None:
     path = user_path("A GPU")
     path.parent.mkdir(parents=True)

@@ -14,6 +14,7 @@ GPU = torch.cuda.is_available()
 if not GPU:
     os.environ["TRITON_INTERPRET"] = "1"
 pytest.importorskip("triton")
+pytestmark = [pytest.mark.gpu] if GPU else []
 
 from vortex.compile import compile_text  # noqa: E402
 from vortex.ir import Candidate  # noqa: E402
