@@ -50,11 +50,12 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Standings:
-    """All candidates of a run, by id."""
+    """All candidates of a run, by id; ``full_seconds``: full attention's step time."""
 
     config: RunConfig
     by_id: Mapping[int, Standing]
     scale: Scale | None
+    full_seconds: float = math.inf
 
     def judged(self) -> list[Standing]:
         """Candidates (not controls) with losses that no stage has failed."""
@@ -72,6 +73,8 @@ class Standings:
         """Non-dominated candidates among those that completed the last rung reached by any."""
         for rung in range(len(self.config.rungs), 0, -1):
             members = self.at_rung(rung)
+            # Full attention loses nothing: what is no faster has no place beside it.
+            members = [m for m in members if m.seconds < self.full_seconds] or members
             if members:
                 return [self.by_id[e.id] for e in front([m.entry() for m in members])]
         return []
@@ -102,7 +105,7 @@ def standings(store: Store, config: RunConfig) -> Standings:
             losses=scale.loss(raw) if scale else {},
             seconds=math.inf if seconds is None else seconds,
         )
-    return Standings(config, found, scale)
+    return Standings(config, found, scale, _of_full(found, full))
 
 
 def _metrics(stages: Sequence[StageResult], name: str) -> list[float]:
@@ -113,6 +116,14 @@ def _full_seconds(stages: Mapping[int, Sequence[StageResult]]) -> float:
     """Full attention's step time: the median over the candidates that it was timed beside."""
     times = [t for s in stages.values() for t in _metrics(s, "gpu_full_step_seconds")]
     return statistics.median(times) if times else math.nan
+
+
+def _of_full(found: Mapping[int, Standing], measured: float | None) -> float:
+    """Full attention's step time: measured beside the candidates, else as priced."""
+    if measured is not None and math.isfinite(measured):
+        return measured
+    priced = [s.seconds for s in found.values() if s.record.control and s.record.name == "Full"]
+    return priced[0] if priced and measured is None else math.inf
 
 
 def _seconds(stages: Sequence[StageResult], full: float | None) -> float | None:

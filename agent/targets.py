@@ -32,7 +32,7 @@ def standin_note(target: str, accuracy_model: str) -> str:
         return ""
     return (
         f"accuracy is measured on the stand-in {accuracy_model}{_form(target, accuracy_model)}, "
-        f"with budgets scaled to its contexts; times are predicted for {target}"
+        f"with budgets scaled to its contexts; times are those of {target}"
     )
 
 

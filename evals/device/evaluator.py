@@ -155,9 +155,11 @@ class DeviceEvaluator(Evaluator):
         n, batch = attention.pairs, self.workload.batch
         how = [] if timing.captured else ["not captured in a CUDA graph"]
         how += ["pages are chosen by torch"] if timing.chosen_by == "torch" else []
+        slow = step.speedup <= 1.0
+        how += ["no faster than full attention"] if slow else []
         return StageResult(
             stage=Stage.THROUGHPUT,
-            status=Status.OK,
+            status=Status.SLOW if slow else Status.OK,
             message="; ".join(how),
             metrics=(
                 metric("gpu_attention_speedup", attention.speedup, attention.error, "ratio", n),

@@ -36,7 +36,7 @@ class Centroid(vx.Algorithm):
     def summarize(self, k, v):
         return vx.Summary(mean=k.mean("token"))
     def score(self, q, page):
-        return vx.dot(q, page.mean, "dim").max("head")
+        return vx.dot(q.mean("head"), page.mean, "dim")
     def select(self, score):
         return vx.top_k(score, tokens={tokens}) | vx.sinks(1) | vx.recent(2)
 """
@@ -72,7 +72,7 @@ def grid(kind: Kind, shape: StepShape) -> Iterator[Schedule]:
     base = by_rule(shape)
     yield base
     if kind == "score":
-        shapes = itertools.product((32, 64, 128), (4, 8), (4, 8, 16), (True, False))
+        shapes = itertools.product((32, 64, 128), (2, 4, 8), (4, 8, 16), (True, False))
         for block, warps, choose, joined in shapes:
             if not joined or choose == 8:  # joint launches choose with the warps that score
                 yield replace(base, score=ScoreSchedule(block, warps, choose, joined))
