@@ -25,6 +25,7 @@ import triton
 from torch import Tensor
 
 from benchmarks.gpu_baselines import BASELINES
+from evals.device.tuning import replayed
 from vortex.compile import compile_text
 from vortex.ir import Candidate
 from vortex.reference import attend as reference_attend
@@ -150,22 +151,7 @@ def prepare(case: Case, layers: int | None = None) -> Bench:
 
 def timed(run: Callable[[int], None], layers: int, replays: int = 30) -> tuple[float, float]:
     """Microseconds per layer: median and half the interquartile range."""
-    for layer in range(layers):
-        run(layer)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for layer in range(layers):
-            run(layer)
-    times = []
-    for _ in range(replays + 3):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end) * 1e3 / layers)
-    times = sorted(times[3:])
+    times = [t * 1e6 for t in replayed(run, layers, replays)]
     q1, _, q3 = statistics.quantiles(times, n=4)
     return statistics.median(times), (q3 - q1) / 2
 

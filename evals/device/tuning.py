@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import math
 import multiprocessing
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from evals.device.throughput import filled_pool, setting_of
 from vortex.compile import compile_text
 from vortex.cost import page_bytes
+from vortex.errors import ExitCode, VortexError
 from vortex.geometry import Geometry
 from vortex.ir import Candidate
 from vortex.schedule import AttendSchedule, Schedule, ScoreSchedule
@@ -41,6 +42,8 @@ class Centroid(vx.Algorithm):
         return vx.top_k(score, tokens={tokens}) | vx.sinks(1) | vx.recent(2)
 """
 _REPLAYS, _WRONG = 9, 0.01
+# Scores within rounding of the cut fall either way between schedules: so many pages may differ.
+_DIFFERENT = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,18 +145,35 @@ class _Bench:
             schedule=part, workspace=space,
         )  # fmt: skip
 
-    def result(self, kind: Kind) -> Tensor:
-        """What the last run of a stage wrote, for comparison."""
-        if kind != "score":
-            return self.out.float()
+    def tried(self, kind: Kind, schedule: Schedule) -> tuple[Callable[[int], None], Tensor]:
+        """The stage, and what its second launch wrote over poison: nothing stale is compared, and
+        a counter that the first left set shows."""
+        run = self.stage(kind, schedule)
+        run(0)
         buffers = self.chooser.buffers
-        used = torch.arange(buffers.pages.shape[2], device=buffers.pages.device)
-        listed = torch.where(used < buffers.counts[..., None], buffers.pages, -1)
-        return listed.float()
+        for written in (buffers.pages, buffers.counts) if kind == "score" else ():
+            written.fill_(-1)
+        self.out.fill_(float("nan"))
+        run(0)
+        if kind == "score":
+            return run, listed(buffers.pages, buffers.counts)
+        return run, self.out.float()
 
 
-def seconds_of(run: Callable[[int], None], layers: int, replays: int = _REPLAYS) -> float:
-    """Median seconds of a layer, in a CUDA graph over the layers."""
+def listed(pages: Tensor, counts: Tensor) -> Tensor:
+    """The pages of every list, int64, told apart by their list; what lies behind a list's end is
+    left out.
+
+    Args:
+        pages: int32 ``[row, kv_head, slot]``; counts: int32 ``[row, kv_head]``.
+    """
+    used = torch.arange(pages.shape[2], device=pages.device) < counts[..., None]
+    number = torch.arange(counts.numel(), device=pages.device).view(*counts.shape, 1)
+    return ((number << 32) + pages.long())[used]
+
+
+def replayed(run: Callable[[int], None], layers: int, replays: int) -> list[float]:
+    """Seconds of a layer in each replay of a CUDA graph over the layers, the shortest first."""
     for layer in range(layers):
         run(layer)
     torch.cuda.synchronize()
@@ -162,14 +182,14 @@ def seconds_of(run: Callable[[int], None], layers: int, replays: int = _REPLAYS)
         for layer in range(layers):
             run(layer)
     times = []
-    for _ in range(replays + 2):
+    for _ in range(replays + 3):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         start.record()
         graph.replay()
         end.record()
         end.synchronize()
         times.append(float(start.elapsed_time(end)) / 1e3 / layers)
-    return statistics.median(times[2:])
+    return sorted(times[3:])
 
 
 def warm(task: tuple[Job, Kind, Schedule]) -> str | None:
@@ -179,19 +199,31 @@ def warm(task: tuple[Job, Kind, Schedule]) -> str | None:
         small = replace(job, workload=replace(job.workload, batch=1))
         _Bench.of(small, layers=1).stage(kind, schedule)(0)
         torch.cuda.synchronize()
-    except (RuntimeError, triton.TritonError, ValueError, TypeError) as error:
+    except Exception as error:  # a worker's boundary: an error of ours does not pickle
         return f"{type(error).__name__}: {str(error)[:120]}"
     return None
 
 
 def compile_all(jobs: Sequence[Job], processes: int) -> dict[tuple[Job, Kind, Schedule], str]:
-    """Compile every schedule of every job, each distinct kernel once; the ones that fail."""
+    """Compile every schedule of every job, each distinct kernel once; the ones that fail.
+
+    Raises:
+        VortexError: E615, a process was killed.
+    """
     tasks = [(j, k, s) for j in jobs for k in KINDS for s in dict.fromkeys(grid(k, j.shape))]
     same: dict[object, tuple[Job, Kind, Schedule]] = {}
     for task in tasks:
         same.setdefault(_constants(*task), task)
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        found = dict(zip(same, pool.map(warm, same.values(), chunksize=4), strict=True))
+    spawn = multiprocessing.get_context("spawn")
+    try:
+        with ProcessPoolExecutor(min(processes, len(same)), mp_context=spawn) as pool:
+            found = dict(zip(same, pool.map(warm, same.values(), chunksize=4), strict=True))
+    except BrokenProcessPool:
+        raise VortexError(
+            "a process that compiles kernels was killed", code="E615",
+            hint="memory may have run out; run it again: what was compiled is kept",
+            exit_code=ExitCode.ENVIRONMENT,
+        ) from None  # fmt: skip
     return {t: f for t in tasks if (f := found[_constants(*t)])}
 
 
@@ -204,36 +236,50 @@ def _constants(job: Job, kind: Kind, schedule: Schedule) -> object:
     return kind, job.geometry.name, job.page_size, part
 
 
-def tune(job: Job, failed: dict[tuple[Job, Kind, Schedule], str], until: float) -> Tuned:
+def tune(job: Job, failed: dict[tuple[Job, Kind, Schedule], str]) -> Tuned:
     """The fastest schedule of each stage among those whose results are the rule's own.
 
     Args:
         failed: schedules that do not compile.
-        until: ``time.monotonic`` after which nothing more is tried.
+
+    Raises:
+        VortexError: E615, the shape does not fit, or nothing runs.
     """
-    bench, best = _Bench.of(job), by_rule(job.shape)
+    best = by_rule(job.shape)
     microseconds: dict[str, float] = {}
-    layers = len(bench.pool.caches)
-    for kind in KINDS:
-        wanted: Tensor | None = None
-        fastest = math.inf
-        for schedule in dict.fromkeys(grid(kind, job.shape)):
-            if (job, kind, schedule) in failed or (wanted is not None and time.monotonic() > until):
-                continue
-            try:
-                run = bench.stage(kind, schedule)
-                run(0)
-                found = bench.result(kind)
-                wanted = found.clone() if wanted is None else wanted
-                if not _same(kind, found, wanted):
-                    continue
-                taken = seconds_of(run, layers)
-            except (RuntimeError, triton.TritonError):
-                continue
-            if taken < fastest:
-                fastest, best = taken, _with(best, kind, schedule)
-        microseconds[kind] = round(fastest * 1e6, 2)
+    try:
+        bench = _Bench.of(job)
+        for kind in KINDS:
+            able = [s for s in dict.fromkeys(grid(kind, job.shape)) if (job, kind, s) not in failed]
+            found, seconds = _fastest(bench, kind, able)
+            best = _with(best, kind, found)
+            microseconds[kind] = round(seconds * 1e6, 2)
+    except (RuntimeError, triton.TritonError) as error:
+        raise VortexError(
+            f"this shape cannot be tuned here: {type(error).__name__}: {str(error)[:200]}",
+            code="E615", hint="a smaller --batch or --context needs less memory",
+            exit_code=ExitCode.ENVIRONMENT,
+        ) from None  # fmt: skip
     return Tuned(job.shape, best, microseconds)
+
+
+def _fastest(bench: _Bench, kind: Kind, schedules: Sequence[Schedule]) -> tuple[Schedule, float]:
+    """The fastest of the schedules that agree with the first that runs, and seconds of a layer."""
+    times: dict[Schedule, float] = {}
+    wanted: Tensor | None = None
+    for schedule in schedules:
+        try:
+            run, found = bench.tried(kind, schedule)
+            wanted = found if wanted is None else wanted
+            if same(kind, found, wanted):
+                taken = replayed(run, len(bench.pool.caches), _REPLAYS)
+                times[schedule] = statistics.median(taken)
+        except (RuntimeError, triton.TritonError):
+            continue
+    if not times:
+        raise RuntimeError(f"no schedule of '{kind}' runs")
+    best = min(times, key=lambda s: times[s])
+    return best, times[best]
 
 
 def _with(best: Schedule, kind: Kind, found: Schedule) -> Schedule:
@@ -245,9 +291,10 @@ def _with(best: Schedule, kind: Kind, found: Schedule) -> Schedule:
     )
 
 
-def _same(kind: Kind, found: Tensor, wanted: Tensor) -> bool:
-    """Lists alike; outputs within the rounding of bf16."""
+def same(kind: Kind, found: Tensor, wanted: Tensor) -> bool:
+    """Whether two runs of a stage agree: pages listed but for a few, outputs within bf16."""
     if kind == "score":
-        return bool((found != wanted).float().mean() < _WRONG)
-    gap = (found - wanted).norm() / wanted.norm()
-    return bool(torch.isfinite(gap)) and float(gap) < _WRONG
+        odd = (~torch.isin(found, wanted)).sum() + (~torch.isin(wanted, found)).sum()
+        return len(wanted) > 0 and int(odd) <= _DIFFERENT * len(wanted)
+    gap = float((found - wanted).norm() / wanted.norm())
+    return gap < _WRONG

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +32,8 @@ SHAPE = StepShape("gqa", 64, 2, 128, 128, 16, 32768, 1024, 256)
 FOUND = Schedule(
     ScoreSchedule(128, 4, 16, False), AttendSchedule(32, 3, 4, 3), AttendSchedule(64, 6)
 )
+
+
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("VORTEX_CACHE", str(tmp_path))
@@ -80,6 +85,46 @@ def test_a_damaged_table_is_named_with_its_repair(text: str) -> None:
         schedule_for("A GPU", SHAPE)
     assert (error.value.code, error.value.exit_code) == ("E614", ExitCode.ENVIRONMENT)
     assert str(path) in str(error.value) and "tune-kernels" in str(error.value.hint)
+
+
+DAMAGE = {
+    "shape": {"rows": "8", "context": 0, "page_size": True, "kind": "mha"},
+    "attend": {"block": 48, "splits": 0, "warps": "4", "stages": 2.5},
+    "score": {"block": 8, "choose_warps": None},
+}
+
+
+@pytest.mark.parametrize(("part", "name"), [(p, n) for p in DAMAGE for n in DAMAGE[p]])
+def test_a_number_that_no_kernel_could_take_is_damage_too(part: str, name: str) -> None:
+    path = write_table(Table("A GPU", "", {}, (Tuned(SHAPE, FOUND, {}),)))
+    data = json.loads(path.read_text())
+    entry = data["entries"][0]
+    (entry if part == "shape" else entry["schedule"])[part][name] = DAMAGE[part][name]
+    path.write_text(json.dumps(data))
+    with pytest.raises(VortexError, match=repr(str(DAMAGE[part][name])) + "|48") as error:
+        schedule_for("A GPU", SHAPE)
+    assert error.value.code == "E614"
+
+
+def test_a_table_that_cannot_be_written_is_no_traceback(home: Path) -> None:
+    (home / "kernels").write_text("in the way")
+    with pytest.raises(VortexError) as error:
+        tuned()
+    assert (error.value.code, error.value.exit_code) == ("E604", ExitCode.ENVIRONMENT)
+
+
+def test_what_ships_is_looked_up_exactly_and_without_triton() -> None:
+    script = (
+        "import sys; sys.modules['triton'] = None\n"
+        "from vortex.triton.schedules import entries, schedule_for\n"
+        "known = entries('NVIDIA H200')\n"
+        "assert {e.shape.kind for e in known} == {'gqa', 'mla'}\n"
+        "assert all(schedule_for('NVIDIA H200', e.shape) == e.schedule for e in known)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @settings(max_examples=300, deadline=None)

@@ -17,6 +17,7 @@ pytestmark = [pytest.mark.gpu] if GPU else []
 from tests.vortex.kernel_parity import MLA, Case, bed, disagreements, scaled  # noqa: E402
 from vortex.compile import compile_text  # noqa: E402
 from vortex.ir import Candidate  # noqa: E402
+from vortex.schedule import AttendSchedule, Schedule, ScoreSchedule  # noqa: E402
 from vortex.triton.backend import append_tokens  # noqa: E402
 from vortex.triton.tiles import Unfused  # noqa: E402
 
@@ -138,6 +139,23 @@ def test_two_launches_choose_what_one_does() -> None:
     two.step()
     assert torch.equal(one.buffers.counts, two.buffers.counts)
     assert torch.equal(one.buffers.pages, two.buffers.pages)
+
+
+@BOTH
+def test_another_schedule_chooses_the_same_pages_and_attends_alike(case: Case) -> None:
+    other = Schedule(
+        ScoreSchedule(block=64, warps=8, choose_warps=4, joined=False),
+        AttendSchedule(block=64, splits=3, warps=8, stages=2, transposed=True),
+    )
+    candidate = seed("block_centroid")
+    one, two = bed(candidate, case), bed(candidate, scaled(case, schedule=other))
+    for made in (one, two):
+        made.step()
+    assert torch.equal(one.buffers.counts, two.buffers.counts)
+    used = torch.arange(one.buffers.pages.shape[2], device=DEVICE) < one.buffers.counts[..., None]
+    assert torch.equal(one.buffers.pages[used], two.buffers.pages[used])
+    gap = (one.out.float() - two.out.float()).norm() / one.out.float().norm()
+    assert float(gap) < 0.01
 
 
 @pytest.mark.gpu

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -174,7 +175,7 @@ def user_table(device: str) -> Table | None:
         return None
     try:
         return read_table(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise VortexError(
             f"{path} is no table of schedules: {type(error).__name__}: {error}",
             code="E614",
@@ -184,17 +185,28 @@ def user_table(device: str) -> Table | None:
 
 
 def write_table(table: Table) -> Path:
-    """Keep a table as the user's own, in one step."""
+    """Keep a table as the user's own, in one step.
+
+    Raises:
+        VortexError: E604, it cannot be written.
+    """
     path = user_path(table.device)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".tmp")
-    aside.write_text(json.dumps(asdict(table), indent=1) + "\n", encoding="utf-8")
-    aside.replace(path)
+    aside = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(json.dumps(asdict(table), indent=1) + "\n", encoding="utf-8")
+        aside.replace(path)
+    except OSError as error:
+        raise VortexError(
+            f"cannot write {path}: {error.strerror or error}", code="E604",
+            hint="free some space, or name another folder by VORTEX_CACHE",
+            exit_code=ExitCode.ENVIRONMENT,
+        ) from None  # fmt: skip
     return path
 
 
 def read_table(text: str) -> Table:
-    """A table from its JSON text."""
+    """A table from its JSON text; raises what its damage leads to, ValueError for its numbers."""
     data = json.loads(text)
     return Table(
         str(data["device"]), str(data["date"]), dict(data["versions"]),
@@ -208,4 +220,20 @@ def _entry(data: dict[str, Any]) -> Tuned:
         ScoreSchedule(**parts["score"]), AttendSchedule(**parts["attend"]),
         AttendSchedule(**parts["full"]),
     )  # fmt: skip
-    return Tuned(StepShape(**data["shape"]), schedule, dict(data["microseconds"]))
+    shape, times = StepShape(**data["shape"]), dict(data["microseconds"])
+    if shape.kind not in ("gqa", "mla"):
+        raise ValueError(f"no kind of attention: {str(shape.kind)[:40]!r}")
+    # A program that ranks nothing keeps no fields.
+    _counts(asdict(shape), {"index_bytes": 0}, ("kind",))
+    for part in (schedule.score, schedule.attend, schedule.full):
+        _counts(asdict(part), {"block": 16}, ("joined", "transposed"))
+        if part.block & (part.block - 1):
+            raise ValueError(f"a block of {part.block} is no power of two")
+    return Tuned(shape, schedule, {str(k): float(v) for k, v in times.items()})
+
+
+def _counts(values: dict[str, Any], least: dict[str, int], others: tuple[str, ...]) -> None:
+    """Refuse what is no count, or below the least that it may be (1 unless said)."""
+    for name, value in values.items():
+        if name not in others and (type(value) is not int or value < least.get(name, 1)):
+            raise ValueError(f"{name} is {str(value)[:40]!r}")
