@@ -1,0 +1,1 @@
+"""Served language models: one file a vendor, the records they share, and what they cost."""
