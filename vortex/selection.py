@@ -137,9 +137,7 @@ class Selection:
     ) -> Tensor | None:
         if node.key in self.plan.rankings:
             ranking = self.plan.rankings[node.key]
-            return best(
-                ranking, scores[node.key], frame, among, frame.wanted[node.key], self.most
-            )
+            return best(ranking, scores[node.key], frame, among, frame.wanted[node.key], self.most)
         if node.op == "refine":
             coarse = self._of(node.inputs[0], scores, frame, among)
             return None if coarse is None else self._of(node.inputs[1], scores, frame, coarse)
