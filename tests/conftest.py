@@ -1,9 +1,15 @@
-"""What all tests share: one thread for torch, and the real model where a test asks for it."""
+"""What all tests share: how kernels run, one thread for torch, the real model where asked for."""
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
+
+# Triton reads this when a kernel is defined: it must be there before any module of ours is.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 from evals.models.fetch import fetch
 from evals.models.load import load_model

@@ -13,7 +13,7 @@ from agent.loop import Search
 from agent.proposers.evolve import Evolve
 from agent.workers import crew_for
 from evals.result import Stage
-from runs.records import RunConfig
+from runs.records import SCHEMA_VERSION, RunConfig
 from runs.store import Store
 from tests.drive_search import HANDLER
 from vortex.errors import ExitCode, VortexError
@@ -58,7 +58,11 @@ def test_runs_of_version_1_keep_the_device_they_were_priced_for() -> None:
     old = {**RunConfig().model_dump(), "schema_version": 1, "device": "b200"}
     del old["price_for"]
     config = RunConfig.model_validate(old)
-    assert (config.device, config.price_for, config.schema_version) == ("cpu", "b200", 2)
+    assert (config.device, config.price_for, config.schema_version) == (
+        "cpu",
+        "b200",
+        SCHEMA_VERSION,
+    )
 
 
 def test_a_gpu_s_workers_are_its_own_and_may_keep_compiled_kernels(

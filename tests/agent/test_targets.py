@@ -31,7 +31,10 @@ def test_the_note_states_the_loss_that_was_measured(
               metadata=facts)  # fmt: skip
     note = standin_note("glm-4.7-flash", "smollm2-135m-mla")
     assert "MLA form of smollm2-135m with factored keys" in note
-    assert "+0.37 ± 0.05 nats a token on 2 texts" in note and "predicted for glm-4.7-flash" in note
+    assert (
+        "+0.37 ± 0.05 nats a token on 2 texts" in note
+        and "times are those of glm-4.7-flash" in note
+    )
 
 
 def test_there_is_no_note_without_a_stand_in_and_a_plain_one_for_the_same_kind() -> None:
