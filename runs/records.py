@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from evals.result import Record
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class RunConfig(Record):
@@ -22,6 +22,14 @@ class RunConfig(Record):
         rungs: numbers of contexts at which a candidate is looked at again (racing).
         keep: share of the candidates that each rung passes on.
         min_recovered: fidelity below which a candidate is not run at all.
+        agents: language models that propose, as ``--agent`` names them.
+        strategy: ``independent`` samples them without feedback: the best-of-N baseline.
+        max_cost, max_tokens, gpu_seconds: caps of the run, what is in flight included; dollars,
+            tokens sent and received, seconds of evaluation on a GPU.
+        prices: dollars per million tokens by model: sent, read from a cache, kept in one, received.
+        parallel_turns: turns of language models at a time.
+        fill: the largest share of the evaluations that other proposers take from language models.
+        notes_every: proposals of language models between two rewritings of their notes.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -47,13 +55,23 @@ class RunConfig(Record):
     timeout: float = Field(default=120.0, gt=0, description="seconds per context of evaluation")
     seeds_dir: str | None = None
     sweep: tuple[int, ...] = ()
+    agents: tuple[str, ...] = ()
+    strategy: Literal["search", "independent"] = "search"
+    max_cost: float | None = Field(default=None, gt=0)
+    max_tokens: int | None = Field(default=None, gt=0)
+    gpu_seconds: float | None = Field(default=None, gt=0)
+    prices: dict[str, tuple[float, float, float, float]] = Field(default_factory=dict)
+    parallel_turns: int = Field(default=2, ge=1, le=64)
+    reply_tokens: int = Field(default=8192, ge=256)
+    fill: float = Field(default=0.5, ge=0, le=1)
+    notes_every: int = Field(default=8, ge=1)
 
     @model_validator(mode="before")
     @classmethod
     def _of_version_1(cls, values: object) -> object:
         """Version 1 ran on CPUs only, and called the priced device ``device``."""
         if isinstance(values, dict) and values.get("schema_version") == 1:
-            return {**values, "schema_version": 2, "device": "cpu",
+            return {**values, "schema_version": SCHEMA_VERSION, "device": "cpu",
                     "price_for": values.get("device", "h200")}  # fmt: skip
         return values
 

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, create_engine, event, func, insert, select, update
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy import Connection, Engine, func, insert, inspect, select, update
 
 from evals.result import Evaluation, Metric, Sample, Stage, StageResult, Status
 from runs import tables
+from runs.database import damaged, disk_errors, engine_of, locked, require
 from runs.naming import new_folder
 from runs.records import SCHEMA_VERSION, CandidateRecord, RunConfig
-from vortex.errors import ExitCode, VortexError
+from vortex.errors import VortexError
 
 
 class Store:
@@ -29,6 +28,7 @@ class Store:
 
     def __init__(self, folder: Path, engine: Engine, lock: int | None) -> None:
         self.folder, self._engine, self._lock = folder, engine, lock
+        self._turn = threading.Lock()
 
     @classmethod
     def create(cls, runs_dir: Path, config: RunConfig, environment: Mapping[str, str]) -> Store:
@@ -37,11 +37,11 @@ class Store:
         Raises:
             VortexError: E604, the disk is full or cannot be written.
         """
-        with _disk_errors(runs_dir):
+        with disk_errors(runs_dir):
             runs_dir.mkdir(parents=True, exist_ok=True)
             folder = new_folder(runs_dir)
-            lock = _locked(folder)
-            store = cls(folder, _engine(folder, write=True), lock)
+            lock = locked(folder)
+            store = cls(folder, engine_of(folder, write=True), lock)
         try:
             store._begin(config, environment)
         except VortexError:
@@ -68,11 +68,12 @@ class Store:
         Raises:
             VortexError: E601 damaged, E602 newer version, E603 in use, E605 no run.
         """
-        _require(folder)
-        with _disk_errors(folder):
-            lock = _locked(folder)
-        store = cls(folder, _engine(folder, write=True), lock)
+        require(folder)
+        with disk_errors(folder):
+            lock = locked(folder)
+        store = cls(folder, engine_of(folder, write=True), lock)
         store.check()
+        store._upgrade()
         return store
 
     @classmethod
@@ -82,8 +83,8 @@ class Store:
         Raises:
             VortexError: E601 damaged, E602 newer version, E605 no run.
         """
-        _require(folder)
-        store = cls(folder, _engine(folder, write=False), None)
+        require(folder)
+        store = cls(folder, engine_of(folder, write=False), None)
         store.check()
         return store
 
@@ -99,7 +100,7 @@ class Store:
         with self.read() as connection:
             version = connection.execute(select(tables.run.c.schema_version)).scalar()
         if version is None:
-            raise _damaged(self.folder, "it holds no run")
+            raise damaged(self.folder, "it holds no run")
         if version > SCHEMA_VERSION:
             raise VortexError(
                 f"run {self.folder.name} was written by a newer vortex-search (format {version}, "
@@ -108,16 +109,27 @@ class Store:
                 hint="upgrade vortex-search",
             )
 
+    def _upgrade(self) -> None:
+        """Tables that a run of an older format lacks."""
+        with self.write() as connection:
+            tables.metadata.create_all(connection)
+            connection.execute(update(tables.run).values(schema_version=SCHEMA_VERSION))
+
+    def has_table(self, name: str) -> bool:
+        """Whether the run's format knows a table: one that is only read is not upgraded."""
+        with self.read() as connection:
+            return bool(inspect(connection).has_table(name))
+
     @contextlib.contextmanager
     def write(self) -> Iterator[Connection]:
-        """One transaction."""
-        with _disk_errors(self.folder), self._engine.begin() as connection:
+        """One transaction; threads of this process take turns."""
+        with self._turn, disk_errors(self.folder), self._engine.begin() as connection:
             yield connection
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
         """A consistent view."""
-        with _disk_errors(self.folder), self._engine.connect() as connection:
+        with disk_errors(self.folder), self._engine.connect() as connection:
             yield connection
 
     @property
@@ -154,21 +166,39 @@ class Store:
         name: str = "",
     ) -> tuple[int, bool]:
         """Record a proposal before anything is done with it; returns (id, whether it is new)."""
-        identity = hashlib.sha256(json.dumps([text, dict(knobs)], sort_keys=True).encode())
         with self.write() as connection:
-            key = identity.hexdigest()
-            query = select(tables.candidates.c.id).where(tables.candidates.c.identity == key)
-            found = connection.execute(query).scalar()
-            if found is not None:
-                return int(found), False
-            done = connection.execute(
-                insert(tables.candidates).values(
-                    identity=key, name=name, text=text, knobs=dict(knobs), proposer=proposer,
-                    parents=list(parents), note=note, control=int(control), created=time.time(),
-                )
+            return self.add_within(
+                connection, text=text, knobs=knobs, proposer=proposer, parents=parents, note=note,
+                control=control, name=name,
             )  # fmt: skip
-            assert done.inserted_primary_key is not None
-            return int(done.inserted_primary_key[0]), True
+
+    @staticmethod
+    def add_within(
+        connection: Connection,
+        *,
+        text: str,
+        knobs: Mapping[str, int | float | str],
+        proposer: str,
+        parents: Sequence[int] = (),
+        note: str = "",
+        control: bool = False,
+        name: str = "",
+    ) -> tuple[int, bool]:
+        """The same, within a transaction."""
+        identity = hashlib.sha256(json.dumps([text, dict(knobs)], sort_keys=True).encode())
+        key = identity.hexdigest()
+        query = select(tables.candidates.c.id).where(tables.candidates.c.identity == key)
+        found = connection.execute(query).scalar()
+        if found is not None:
+            return int(found), False
+        done = connection.execute(
+            insert(tables.candidates).values(
+                identity=key, name=name, text=text, knobs=dict(knobs), proposer=proposer,
+                parents=list(parents), note=note, control=int(control), created=time.time(),
+            )
+        )  # fmt: skip
+        assert done.inserted_primary_key is not None
+        return int(done.inserted_primary_key[0]), True
 
     def record(
         self,
@@ -243,11 +273,17 @@ class Store:
                 for r in connection.execute(query)
             ]  # fmt: skip
 
-    def stages(self) -> dict[int, list[StageResult]]:
-        """Results of every candidate in the order in which they came, without samples."""
+    def stages(self, upto: int | None = None) -> dict[int, list[StageResult]]:
+        """Results of every candidate in the order in which they came, without samples.
+
+        Args:
+            upto: the last row to read.
+        """
         found: dict[int, list[StageResult]] = {}
         with self.read() as connection:
             query = select(tables.evaluations).order_by(tables.evaluations.c.id)
+            if upto is not None:
+                query = query.where(tables.evaluations.c.id <= upto)
             for r in connection.execute(query):
                 metrics = tuple(Metric.model_validate(m) for m in r.metrics)
                 found.setdefault(r.candidate, []).append(
@@ -258,12 +294,15 @@ class Store:
                 )  # fmt: skip
         return found
 
-    def samples(self, split: str = "search") -> dict[int, list[Sample]]:
-        """Raw measurements of every candidate on one split."""
+    def samples(self, split: str = "search", upto: int | None = None) -> dict[int, list[Sample]]:
+        """Raw measurements of every candidate on one split, up to a last row."""
         table = tables.samples
         found: dict[int, list[Sample]] = {}
+        query = select(table).where(table.c.split == split).order_by(table.c.id)
+        if upto is not None:
+            query = query.where(table.c.id <= upto)
         with self.read() as connection:
-            for r in connection.execute(select(table).where(table.c.split == split)):
+            for r in connection.execute(query):
                 found.setdefault(r.candidate, []).append(
                     Sample(context=r.context, task=r.task, metric=r.metric, value=r.value, n=r.n)
                 )
@@ -281,87 +320,3 @@ class Store:
             duplicates = select(func.count()).where(e.c.status == Status.DUPLICATE.value)
             total = connection.execute(query).scalar_one()
             return int(total) - int(connection.execute(duplicates).scalar_one())
-
-
-def _require(folder: Path) -> None:
-    if not (folder / "run.db").is_file():
-        raise VortexError(
-            f"{folder} is no run", code="E605", hint="vortex-search runs lists the runs"
-        )
-
-
-def _locked(folder: Path) -> int:
-    """Take the run's lock; the kernel gives it back when the process ends, however it ends."""
-    descriptor = os.open(folder / "run.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
-        os.close(descriptor)
-        raise VortexError(
-            f"run {folder.name} is in use by process {holder}",
-            code="E603",
-            hint="wait for it, or stop it with Ctrl-C; nothing is lost",
-            exit_code=ExitCode.ENVIRONMENT,
-        ) from None
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, str(os.getpid()).encode())
-    return descriptor
-
-
-def _engine(folder: Path, *, write: bool) -> Engine:
-    mode = "rwc" if write else "ro"
-    # Quoted twice: SQLAlchemy and SQLite each decode once.
-    path = quote(quote(str((folder / "run.db").resolve())))
-    engine = create_engine(f"sqlite:///file:{path}?mode={mode}&uri=true")
-
-    @event.listens_for(engine, "connect")
-    def _setup(connection: Any, _: object) -> None:
-        connection.execute("PRAGMA busy_timeout=10000")
-        if write:
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=FULL")
-            connection.execute("PRAGMA foreign_keys=ON")
-
-    return engine
-
-
-def _damaged(folder: Path, why: str) -> VortexError:
-    return VortexError(
-        f"run {folder.name} is damaged: {why}",
-        code="E601",
-        hint="restore run.db from a copy; what sqlite3's .recover finds can be read back",
-    )
-
-
-@contextlib.contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
-    """Turn what the disk and SQLite complain about into messages."""
-    try:
-        yield
-    except DatabaseError as error:
-        text = str(error.orig)
-        if "locked" in text:
-            raise VortexError(
-                f"run {folder.name} is being written by another process",
-                code="E603",
-                hint="try again in a moment",
-                exit_code=ExitCode.ENVIRONMENT,
-            ) from None
-        if any(word in text for word in ("full", "disk I/O", "readonly", "unable to open")):
-            raise VortexError(
-                f"cannot write run {folder.name}: {text}",
-                code="E604",
-                hint="free some space or mend permissions, then: vortex-search resume",
-                exit_code=ExitCode.ENVIRONMENT,
-            ) from None
-        raise _damaged(folder, text) from None
-    except ValueError as error:
-        raise _damaged(folder, f"a row cannot be read: {type(error).__name__}") from None
-    except OSError as error:
-        raise VortexError(
-            f"cannot write to {folder}: {error.strerror or error}",
-            code="E604",
-            hint="free some space, mend permissions, or choose another --runs-dir",
-            exit_code=ExitCode.ENVIRONMENT,
-        ) from None

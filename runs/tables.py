@@ -84,3 +84,79 @@ events = Table(
     Column("message", Text, nullable=False),
     Column("created", Float, nullable=False),
 )
+
+# What language models were asked and what they said. Long texts are kept once, by their hash.
+blobs = Table(
+    "blobs",
+    metadata,
+    Column("sha256", String, primary_key=True),
+    Column("text", Text, nullable=False),
+)
+
+# A dialogue with one purpose; ``seen`` is the state of the run that it was begun on.
+turns = Table(
+    "turns",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("purpose", String, nullable=False),
+    Column("agent", String, nullable=False),
+    Column("seen", JSON, nullable=False),
+    Column("created", Float, nullable=False),
+    Column("outcome", String),  # none: not ended yet
+    Column("detail", Text),
+    Column("candidate", ForeignKey("candidates.id")),
+    Column("ended", Float),
+)
+
+# One row per attempt, written before it is sent.
+requests = Table(
+    "requests",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("turn", ForeignKey("turns.id"), nullable=False, index=True),
+    Column("step", Integer, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("content", JSON, nullable=False),
+    Column("bound_tokens", Integer, nullable=False),
+    Column("bound_dollars", Float),  # none: no price is known
+    Column("price", JSON),
+    Column("created", Float, nullable=False),
+    UniqueConstraint("turn", "step", "attempt"),
+)
+
+# What became of a request; one without a row here is in flight, or was when its process died.
+replies = Table(
+    "replies",
+    metadata,
+    Column("request", ForeignKey("requests.id"), primary_key=True),
+    Column("state", String, nullable=False),
+    Column("content", JSON),
+    Column("error", Text, nullable=False),
+    Column("prompt_tokens", Integer, nullable=False),
+    Column("cached_tokens", Integer, nullable=False),
+    Column("written_tokens", Integer, nullable=False),
+    Column("completion_tokens", Integer, nullable=False),
+    Column("estimated", Integer, nullable=False),  # tokens were counted by us, not the provider
+    Column("dollars", Float),
+    Column("seconds", Float, nullable=False),
+    Column("created", Float, nullable=False),
+)
+
+# What was claimed of a candidate before it was judged.
+hypotheses = Table(
+    "hypotheses",
+    metadata,
+    Column("candidate", ForeignKey("candidates.id"), primary_key=True),
+    Column("turn", ForeignKey("turns.id")),
+    Column("content", JSON, nullable=False),
+    Column("created", Float, nullable=False),
+)
+
+notes = Table(
+    "notes",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("turn", ForeignKey("turns.id"), nullable=False),
+    Column("text", Text, nullable=False),
+    Column("created", Float, nullable=False),
+)
