@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from evals.result import Metric, Sample, Stage, StageResult, Status
 from runs.archive import Entry, front
+from runs.ledger import Seen
 from runs.quality import Scale, scale_of
 from runs.records import CandidateRecord, RunConfig
 from runs.store import Store
@@ -86,10 +87,17 @@ class Standings:
         )
 
 
-def standings(store: Store, config: RunConfig) -> Standings:
-    """Read a run."""
-    stages, samples = store.stages(), store.samples()
-    records = store.candidates()
+def standings(store: Store, config: RunConfig, seen: Seen | None = None) -> Standings:
+    """Read a run, as it is or as it was when its last rows were those of ``seen``.
+
+    As it was, candidates without a verdict are left out: their rows have changed since.
+    """
+    if seen is None:
+        stages, samples, records = store.stages(), store.samples(), store.candidates()
+    else:
+        stages = store.stages(seen.evaluation)
+        samples = store.samples(upto=seen.sample)
+        records = [r for r in store.candidates() if r.id in stages]
     scale = _scale(records, samples)
     full = _full_seconds(stages) if config.on_gpu and config.throughput else None
     found = {}

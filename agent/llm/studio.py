@@ -1,0 +1,197 @@
+"""Holds the turns of language models beside the evaluations; what they hand in are candidates."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from agent.llm.account import Account, Agent, Caps, TurnEnds
+from agent.llm.dialogue import Ended
+from agent.llm.turns import NOTES, PROPOSE, claim_of, hold, rewrite_notes, scene
+from agent.providers.records import ProviderError
+from runs.ledger import Ledger, Turn
+from runs.records import RunConfig
+from runs.store import Store
+
+MOST_FAILURES = 3  # in a row, before an agent is left alone for the rest of this process
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What came of the turns that asked for a program.
+
+    Attributes:
+        valid: handed in a program that was taken; ``ended`` counts those that were not too, but
+            not what a cap, a failure or a stop cut off.
+    """
+
+    open: int
+    ended: int
+    valid: int
+
+
+class Studio:
+    """The language models of a run, at most ``config.parallel_turns`` turns at a time.
+
+    Args:
+        system: the stable prefix of every request.
+        stop: whether the search is being stopped.
+        say: told, in a line, what a user should know.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        config: RunConfig,
+        agents: Sequence[Agent],
+        system: str,
+        *,
+        stop: Callable[[], bool],
+        say: Callable[[str], None],
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.ledger, self.config, self.system = Ledger(store), config, system
+        self.agents = {a.name: a for a in agents}
+        self._store, self._stop, self._say, self._sleep = store, stop, say, sleep
+        self._threads = ThreadPoolExecutor(config.parallel_turns, thread_name_prefix="vortex-turn")
+        self._running: dict[Future[None], Turn] = {}
+        self._failures: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self.capped = False  # a cap was reached: no more turns
+
+    def take_up(self) -> None:
+        """Go on with what an ended process left: what was in flight is booked, never sent again."""
+        lost = self.ledger.book_unknown()
+        if lost:
+            self._store.note("unknown", f"requests {', '.join(map(str, lost))}: in flight at a kill")
+            self._say(f"{len(lost)} requests were in flight when the run ended; booked, not resent")
+        for turn in self.ledger.turns():
+            if turn.outcome is not None:
+                continue
+            if turn.agent in self.agents and turn.purpose in (PROPOSE, NOTES):
+                self._submit(turn)
+            else:
+                self.ledger.close_turn(turn.id, "lost", "its agent is not part of the run now")
+
+    @property
+    def futures(self) -> set[Future[None]]:
+        """Turns that run: a coordinator waits for them."""
+        return set(self._running)
+
+    def open_turns(self) -> int:
+        """Turns that may yet bring a candidate."""
+        return sum(t.purpose == PROPOSE for f, t in self._running.items() if not f.done())
+
+    def well(self) -> list[str]:
+        """Agents that have not failed again and again."""
+        with self._lock:
+            return [n for n in self.agents if self._failures[n] < MOST_FAILURES]
+
+    def begin(self, agent: str) -> bool:
+        """Begin a turn; False where no thread is free or a cap was reached."""
+        self.collect()
+        if self.capped or self._stop() or len(self._running) >= self.config.parallel_turns:
+            return False
+        purpose = NOTES if self._notes_due() else PROPOSE
+        seen = self.ledger.seen()
+        number = self.ledger.open_turn(purpose, agent, seen)
+        self._submit(Turn(number, purpose, agent, seen, None, "", None))
+        return True
+
+    def collect(self) -> None:
+        """Let go of turns that ended; a fault of ours comes out here."""
+        for future in [f for f in self._running if f.done()]:
+            del self._running[future]
+            future.result()
+
+    def tally(self) -> Tally:
+        """How many turns brought a program."""
+        return tally(self.ledger)
+
+    def close(self) -> None:
+        """Wait for the replies that are on their way: they are paid for."""
+        waiting = [f for f in self._running if not f.done()]
+        if waiting:
+            self._say(f"waiting for {len(waiting)} replies that are on their way")
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def _submit(self, turn: Turn) -> None:
+        self._running[self._threads.submit(self._hold, turn)] = turn
+
+    def _notes_due(self) -> bool:
+        if self.config.strategy == "independent":
+            return False
+        if any(t.purpose == NOTES for t in self._running.values()):
+            return False
+        _, before = self.ledger.notes()
+        tried = [t for t in self.ledger.turns() if t.purpose == NOTES]
+        before = max([before, *(t.seen.candidate for t in tried)])
+        # A turn sees all candidates; those with claims are the language models' own.
+        fresh = [c for c in self.ledger.claims() if c > before]
+        judged = self._store.stages()
+        return sum(c in judged for c in fresh) >= self.config.notes_every
+
+    def _hold(self, turn: Turn) -> None:
+        agent, config = self.agents[turn.agent], self.config
+        caps = Caps(config.max_tokens, config.max_cost)
+        account = Account(
+            self.ledger, agent, turn.id, caps, stop=self._stop, sleep=self._sleep,
+            on_retry=lambda error, seconds: self._retried(agent, error, seconds),
+        )  # fmt: skip
+        try:
+            view = scene(self._store, config, turn.seen)
+            if turn.purpose == NOTES:
+                text = rewrite_notes(self.system, view, account.ask)
+                self.ledger.write_notes(turn.id, text)
+            else:
+                brief, ended = hold(
+                    self.system, view, turn.id, account.ask, tools=agent.tools
+                )
+                parents = [] if brief.parent is None else [brief.parent]
+                self._take(turn, agent, ended, parents)
+        except TurnEnds as end:
+            self._ended(turn, end)
+            return
+        with self._lock:
+            self._failures[agent.name] = 0
+
+    def _take(self, turn: Turn, agent: Agent, ended: Ended, parents: list[int]) -> None:
+        said = ended.submission
+        if said is None:
+            self.ledger.close_turn(turn.id, ended.outcome, ended.detail)
+            return
+        if said.compared_to is not None and said.compared_to not in parents:
+            parents = [*parents, said.compared_to]
+        self.ledger.submit(
+            turn.id, text=said.text, knobs=said.knobs, proposer=agent.name, parents=parents,
+            note=said.hypothesis, claim=claim_of(said),
+        )  # fmt: skip
+
+    def _ended(self, turn: Turn, end: TurnEnds) -> None:
+        if end.outcome is None:
+            return  # it stays open, and goes on when the run is resumed
+        self.ledger.close_turn(turn.id, end.outcome, end.detail)
+        if end.outcome == "budget":
+            self.capped = True
+        if end.outcome == "failed":
+            self._store.note("agent_failed", f"{turn.agent}: {end.detail}")
+            with self._lock:
+                self._failures[turn.agent] += 1
+                gone = self._failures[turn.agent] == MOST_FAILURES
+            if gone:
+                self._say(f"{turn.agent} is left alone from now on: {end.detail}")
+
+    def _retried(self, agent: Agent, error: ProviderError, seconds: float) -> None:
+        self._store.note("retry", f"{agent.name}: {error.message}; again in {seconds:.1f} s")
+
+
+def tally(ledger: Ledger) -> Tally:
+    """What came of a run's turns."""
+    turns = [t for t in ledger.turns() if t.purpose == PROPOSE]
+    ended = [t for t in turns if t.outcome not in (None, "budget", "failed", "lost")]
+    valid = [t for t in ended if t.outcome in ("submitted", "repeated")]
+    return Tally(sum(t.outcome is None for t in turns), len(ended), len(valid))
