@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agent.bandit import choose
+from agent.bandit import brought, choose
 from agent.crew import Crew, MachineFault
 from agent.proposers.base import Elite, Proposer, SearchContext
 from agent.standing import Standing, Standings, promotable, standings
@@ -45,6 +45,8 @@ class Search:
 
     Attributes:
         report: called with progress; ``interrupted`` makes the loop end in order.
+        proposers: without any, what is pending is judged, and nothing new is proposed.
+        measures: whether it ends with the throughput of the front on this CPU.
     """
 
     store: Store
@@ -52,6 +54,7 @@ class Search:
     report: Callable[[Progress], None]
     interrupted: Callable[[], bool]
     handler: str = HANDLER
+    measures: bool = True
     started: float = field(default_factory=time.monotonic)
     _faults: dict[int, int] = field(default_factory=dict)
 
@@ -69,7 +72,8 @@ class Search:
             self._search(config, crew)
         finally:
             crew.close()
-        if config.throughput and not config.on_gpu and not self.interrupted():
+        wanted = self.measures and config.throughput and not config.on_gpu
+        if wanted and not self.interrupted():
             self._measure(config)
 
     def _crew(self, config: RunConfig, size: int, *, prefilling: bool = False) -> Crew:
@@ -222,10 +226,12 @@ class Search:
 
     def _propose(self, now: Standings) -> int | None:
         """A new candidate from the proposer that the bandit picks; None if none has any left."""
+        if not self.proposers:
+            return None
         config = now.config
         rng = random.Random(f"{config.seed}/{len(now.by_id)}")
         context = search_context(now, seed=rng.randrange(1 << 30))
-        stats = {p.name: _brought(now, p.name) for p in self.proposers}
+        stats = {p.name: brought(now, p.name) for p in self.proposers}
         first = choose(stats, rng)
         for proposer in sorted(self.proposers, key=lambda p: p.name != first):
             for proposal in proposer.propose(context, 1):
@@ -303,13 +309,6 @@ def search_context(now: Standings, *, seed: int) -> SearchContext:
         s.record.candidate_hash for s in now.by_id.values() if s.record.candidate_hash
     )
     return SearchContext(elites=elites, tried=tried, seed=seed)
-
-
-def _brought(now: Standings, proposer: str) -> tuple[int, int]:
-    """(evaluated, on the front) of a proposer."""
-    mine = [s for s in now.by_id.values() if s.record.proposer == proposer and s.stages]
-    members = {s.record.id for s in now.front()}
-    return len(mine), sum(s.record.id in members for s in mine)
 
 
 def _names(now: Standings) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from agent.bandit import proposer_rows
 from agent.loop import controls_problem
 from agent.standing import Standing, Standings, standings
 from agent.targets import standin_note
@@ -43,7 +44,14 @@ def board_of(store: Store) -> Board:
         environment=store.environment(),
         gpu=_gpu(now),
         gpu_step_origin=_step_origin(now),
+        proposers=proposer_rows(now, active_proposers(now)),
     )
+
+
+def active_proposers(now: Standings) -> tuple[str, ...]:
+    """Those that the run's next evaluations are shared among."""
+    del now
+    return ("evolve", "tune")
 
 
 def _gpu(now: Standings) -> str:

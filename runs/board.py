@@ -61,6 +61,25 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class ProposerRow:
+    """What one source of candidates brought.
+
+    Attributes:
+        evaluated: its candidates with a verdict, duplicates apart.
+        valid: those of them that are programs of the language.
+        share: of the next evaluations; None where it is given none (known algorithms, a user).
+        dollars: what it cost; None where it costs nothing or that is not known.
+    """
+
+    proposer: str
+    evaluated: int
+    valid: int
+    on_front: int
+    share: float | None = None
+    dollars: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Board:
     """A run. Candidates come best first: the front by time, then the rest by loss.
 
@@ -85,6 +104,21 @@ class Board:
     environment: Mapping[str, str]
     gpu: str = ""
     gpu_step_origin: str = "measured"
+    proposers: tuple[ProposerRow, ...] = ()
+
+
+# The columns of the table of proposers.
+PROPOSER_COLUMNS = ("from", "evaluated", "valid", "on the front", "share now", "cost")
+
+
+def proposer_cells(row: ProposerRow) -> tuple[str, ...]:
+    """A row under :data:`PROPOSER_COLUMNS`."""
+    return (
+        row.proposer, str(row.evaluated),
+        f"{row.valid} ({row.valid / row.evaluated:.0%})" if row.evaluated else "0",
+        str(row.on_front), "–" if row.share is None else f"{row.share:.0%}",
+        "–" if row.dollars is None else f"${row.dollars:.2f}",
+    )  # fmt: skip
 
 
 # The columns of every table: heading, attribute, number format, how it was obtained.

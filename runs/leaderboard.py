@@ -11,8 +11,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from runs.board import MORE, Board, Row, cell_of, columns, finite, shown
+from runs.board import (
+    MORE,
+    PROPOSER_COLUMNS,
+    Board,
+    Row,
+    cell_of,
+    columns,
+    finite,
+    proposer_cells,
+    shown,
+)
 from vortex.errors import printable
+
+PROPOSERS = "who proposed (share now: of the next evaluations)"
 
 
 def facts(board: Board) -> list[str]:
@@ -90,9 +102,21 @@ def render_terminal(board: Board, *, color: bool, width: int, top: int | None = 
             )
         console.print()
         console.print(table)
+    if board.proposers:
+        console.print()
+        console.print(_proposers(board))
     output = console.file
     assert isinstance(output, io.StringIO)
     return output.getvalue()
+
+
+def _proposers(board: Board) -> Table:
+    table = Table(title=PROPOSERS, title_justify="left", box=None, padding=(0, 1), show_edge=False)
+    for i, heading in enumerate(PROPOSER_COLUMNS):
+        table.add_column(heading, justify="right" if i else "left", no_wrap=True)
+    for row in board.proposers:
+        table.add_row(*(Text(printable(c, limit=48)) for c in proposer_cells(row)))
+    return table
 
 
 def render_markdown(board: Board, *, top: int | None = None) -> str:
@@ -107,6 +131,11 @@ def render_markdown(board: Board, *, top: int | None = None) -> str:
             first = f"{row.id}{'*' if row.on_front else ''}"
             texts = [first, row.name, row.proposer, _knobs(row), *cells]
             lines.append("| " + " | ".join(escaped(t) for t in texts) + " |")
+    if board.proposers:
+        lines += ["", f"**{PROPOSERS}**", "", f"| {' | '.join(PROPOSER_COLUMNS)} |"]
+        lines.append("| --- |" + " ---: |" * (len(PROPOSER_COLUMNS) - 1))
+        for source in board.proposers:
+            lines.append("| " + " | ".join(escaped(c) for c in proposer_cells(source)) + " |")
     return "\n".join(lines) + "\n"
 
 

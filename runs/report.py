@@ -7,9 +7,9 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
-from runs.board import Board, cell_of, columns, shown
+from runs.board import PROPOSER_COLUMNS, Board, cell_of, columns, proposer_cells, shown
 from runs.leaderboard import facts, render_json
-from vortex.errors import ExitCode, VortexError
+from vortex.errors import ExitCode, VortexError, printable
 
 
 def render_report(board: Board) -> str:
@@ -25,7 +25,11 @@ def render_report(board: Board) -> str:
     for char in "<>&\u2028\u2029":
         text = text.replace(char, f"\\u{ord(char):04x}")
     return environment.get_template("report.html.j2").render(
-        board=board, facts=facts(board), data=text
+        board=board,
+        facts=facts(board),
+        data=text,
+        proposer_columns=PROPOSER_COLUMNS,
+        proposers=[[printable(c) for c in proposer_cells(p)] for p in board.proposers],
     )
 
 

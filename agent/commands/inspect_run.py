@@ -11,23 +11,21 @@ from pathlib import Path
 
 import click
 
-from agent.presentation import board_of, sealed_losses
+from agent.presentation import board_of
 from agent.sealing import Sealing, members, seal
 from agent.standing import Standing, standings
 from agent.view import View
-from runs.archive import paired
 from runs.board import cell_of, columns, shown
 from runs.export import best_of, export
 from runs.leaderboard import render_csv, render_json, render_markdown, render_terminal
 from runs.naming import find_run, list_runs
-from runs.quality import RANKED_TASKS
 from runs.report import write_report
 from runs.store import Store
 from vortex.compile import compile_text
 from vortex.errors import VortexError, printable
 from vortex.ir import graph_text
 
-_DIR = click.option("--runs-dir", type=click.Path(path_type=Path), default=Path("vortex-runs"))
+DIR = click.option("--runs-dir", type=click.Path(path_type=Path), default=Path("vortex-runs"))
 
 
 def opened(runs_dir: Path, run: str | None) -> Store:
@@ -51,7 +49,7 @@ def standing_of(store: Store, candidate: int) -> Standing:
 
 
 @click.command("runs")
-@_DIR
+@DIR
 def runs_command(runs_dir: Path) -> None:
     """List the runs, oldest first."""
     for name in list_runs(runs_dir):
@@ -69,7 +67,7 @@ def runs_command(runs_dir: Path) -> None:
 @click.option("--markdown", "form", flag_value="markdown")
 @click.option("--csv", "form", flag_value="csv")
 @click.option("--top", type=int, help="Candidates to show.  [default: 20, or all with --csv]")
-@_DIR
+@DIR
 def leaderboard(run: str | None, form: str | None, top: int | None, runs_dir: Path) -> None:
     """Show the best of a run, beside its controls."""
     board = board_of(opened(runs_dir, run))
@@ -89,7 +87,7 @@ def leaderboard(run: str | None, form: str | None, top: int | None, runs_dir: Pa
 @click.argument("candidate", type=int)
 @click.option("--run", help="The latest run when none is named.")
 @click.option("--json", "as_json", is_flag=True)
-@_DIR
+@DIR
 def show(candidate: int, run: str | None, as_json: bool, runs_dir: Path) -> None:
     """Show a candidate: program, lineage, metrics."""
     store = opened(runs_dir, run)
@@ -112,48 +110,11 @@ def show(candidate: int, run: str | None, as_json: bool, runs_dir: Path) -> None
     click.echo("\n".join(printable(line, limit=400) for line in row.program.splitlines()))
 
 
-@click.command()
-@click.argument("a", type=int)
-@click.argument("b", type=int)
-@click.option("--run", help="The latest run when none is named.")
-@click.option("--json", "as_json", is_flag=True)
-@_DIR
-def compare(a: int, b: int, run: str | None, as_json: bool, runs_dir: Path) -> None:
-    """Compare two candidates, paired by context."""
-    store = opened(runs_dir, run)
-    now = standings(store, store.config())
-    left, right = standing_of(store, a), standing_of(store, b)
-    sealed = sealed_losses(store, now)
-    pairs = {"loss gap": (left.losses, right.losses)}
-    if now.scale is not None:
-        for task in RANKED_TASKS:
-            gaps = tuple(now.scale.gaps(s.samples, task) for s in (left, right))
-            pairs[f"{task} gap"] = (gaps[0], gaps[1])
-    if a in sealed and b in sealed:
-        pairs["sealed gap"] = (sealed[a], sealed[b])
-    results = {name: paired(x, y) for name, (x, y) in pairs.items()}
-    if as_json:
-        data: dict[str, object] = {
-            n: {"difference": d.value, "stderr": d.error, "n": d.n}
-            for n, d in results.items() if d.n > 1
-        }  # fmt: skip
-        data["predicted_step_seconds"] = [left.seconds, right.seconds]
-        click.echo(json.dumps(data, indent=2))
-        return
-    click.echo(f"{a} {printable(left.record.name)} minus {b} {printable(right.record.name)} "
-               "(measured, paired by context; negative: the first loses less)")  # fmt: skip
-    for name, d in results.items():
-        text = f"{d.value:+.3f} ± {d.error:.3f}  ({d.z:+.1f} s.e., n = {d.n})" if d.n > 1 else "–"
-        click.echo(f"  {name:12} {text}")
-    click.echo(f"  step         {left.seconds * 1e3:.3f} ms against {right.seconds * 1e3:.3f} ms, "
-               f"predicted for {now.config.price_for}")  # fmt: skip
-
-
 @click.command("seal")
 @click.argument("run", required=False)
 @click.option("--contexts", default=12, show_default=True)
 @click.option("--workers", type=int)
-@_DIR
+@DIR
 def seal_command(run: str | None, contexts: int, workers: int | None, runs_dir: Path) -> None:
     """Re-measure front, seeds and controls on contexts that the search never saw."""
     store = Store.open_to_write(find_run(runs_dir, run))
@@ -172,7 +133,7 @@ def seal_command(run: str | None, contexts: int, workers: int | None, runs_dir: 
 @click.option("--id", "candidate", type=int, help="This candidate.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True)
 @click.option("--force", is_flag=True, help="Replace what the folder holds.")
-@_DIR
+@DIR
 def export_command(
     run: str | None, best: bool, candidate: int | None, out: Path, force: bool, runs_dir: Path
 ) -> None:
@@ -200,7 +161,7 @@ def export_command(
 @click.command()
 @click.argument("run", required=False)
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="[default: RUN/report.html]")
-@_DIR
+@DIR
 def report(run: str | None, out: Path | None, runs_dir: Path) -> None:
     """Write one HTML file about a run."""
     store = opened(runs_dir, run)
@@ -210,5 +171,5 @@ def report(run: str | None, out: Path | None, runs_dir: Path) -> None:
 
 
 COMMANDS = (
-    runs_command, leaderboard, show, compare, seal_command, export_command, report,
+    runs_command, leaderboard, show, seal_command, export_command, report,
 )  # fmt: skip

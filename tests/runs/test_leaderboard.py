@@ -9,7 +9,7 @@ import math
 
 import pytest
 
-from runs.board import COLUMNS, Cell, columns, shown
+from runs.board import COLUMNS, Cell, ProposerRow, columns, shown
 from runs.leaderboard import facts, render_csv, render_json, render_markdown, render_terminal
 from tests.runs.synthetic import HOSTILE, board, row
 
@@ -134,3 +134,21 @@ def test_markdown_cells_stay_cells() -> None:
 def test_one_candidate_is_no_plural() -> None:
     assert ": 1 candidate judged for" in facts(board(row(1)))[0]
     assert ": 2 candidates judged for" in facts(board(row(1), row(2)))[0]
+
+
+def test_who_proposed_is_shown_below_every_table_with_the_share_now() -> None:
+    sources = (ProposerRow("evolve", 40, 38, 3, 0.625), ProposerRow(HOSTILE, 8, 2, 0, 0.375, 0.25),
+               ProposerRow("seed", 7, 7, 1))  # fmt: skip
+    whole = board(row(1), proposers=sources)
+    text = render_terminal(whole, color=False, width=220)
+    tail = text.split("who proposed", 1)[1]
+    assert "38 (95%)" in tail and "62%" in tail and "$0.25" in tail and "\x1b" not in text
+    markdown = render_markdown(whole)
+    lines = markdown[markdown.index("who proposed") :].replace("\\|", "").splitlines()
+    assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
+    assert "<script" not in markdown
+    data = json.loads(render_json(whole))["proposers"]
+    assert data[0]["share"] == 0.625 and data[2]["share"] is None
+    assert "who proposed" not in render_terminal(BOARD, color=False, width=220)
+    csv_rows = list(csv.DictReader(io.StringIO(render_csv(whole))))
+    assert len(csv_rows) == 1, "CSV is one table: candidates"

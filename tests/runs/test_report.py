@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from runs.board import ProposerRow
 from runs.report import render_report, write_report
 from tests.runs.synthetic import HOSTILE, board, row
 from vortex.errors import ExitCode, VortexError
@@ -77,3 +78,12 @@ def test_a_page_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     with pytest.raises(VortexError) as caught:
         write_report(board(row(1)), tmp_path / "file" / "report.html")
     assert (caught.value.code, caught.value.exit_code) == ("E604", ExitCode.ENVIRONMENT)
+
+
+def test_who_proposed_is_on_the_page_and_stays_words() -> None:
+    sources = (ProposerRow("evolve", 40, 38, 3, 0.625), ProposerRow(HOSTILE, 8, 2, 0, 0.375, 0.25))
+    text = render_report(board(row(1), proposers=sources))
+    assert "38 (95%)" in text and "$0.25" in text and "Who proposed" in text
+    plain = (sources[0], ProposerRow("x", 8, 2, 0, 0.375, 0.25))
+    assert Page(text).tags == Page(render_report(board(row(1), proposers=plain))).tags
+    assert "Who proposed" not in render_report(board(row(1)))
