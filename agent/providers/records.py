@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, Protocol
 
-from vortex.errors import ExitCode, VortexError
+from agent.providers.redact import redact
+from vortex.errors import ExitCode, VortexError, printable
+
+MESSAGE_CHARS = 600  # what is shown of a provider's complaint
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +46,15 @@ class Message:
         role: who speaks; ``tool`` is the result of a call.
         calls: what an assistant's message calls.
         call_id: the call that a tool's message answers.
+        blocks: of an assistant's message: the ``blocks`` of the reply that it was, sent back as
+            they came.
     """
 
     role: Literal["user", "assistant", "tool"]
     text: str
     calls: tuple[ToolCall, ...] = ()
     call_id: str = ""
+    blocks: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +98,8 @@ class Reply:
         stop: ``end``, ``tools``, ``length``, ``refused`` or the provider's own word.
         seconds: from sending to the last byte, retries apart.
         request_id: the provider's, for its support.
+        blocks: the reply as it came, where that holds more than text and calls (thinking, which
+            some models refuse to go on without): JSON objects, empty otherwise.
     """
 
     text: str
@@ -100,6 +108,11 @@ class Reply:
     stop: str = "end"
     seconds: float = 0.0
     request_id: str = ""
+    blocks: tuple[Mapping[str, Any], ...] = ()
+
+    def message(self) -> Message:
+        """This reply as the assistant's message of the dialogue that goes on."""
+        return Message("assistant", self.text, calls=self.calls, blocks=self.blocks)
 
 
 class Trouble(StrEnum):
@@ -121,7 +134,7 @@ class Trouble(StrEnum):
 
 
 class ProviderError(VortexError):
-    """A request failed.
+    """A request failed. Keys are taken out of its message, and what could drive a terminal.
 
     Attributes:
         trouble: what kind; ``sent``: whether the provider may have begun to work on it (and to
@@ -132,7 +145,8 @@ class ProviderError(VortexError):
         self, message: str, trouble: Trouble, *, sent: bool = False, wait: float | None = None,
         hint: str = "",
     ) -> None:  # fmt: skip
-        super().__init__(message, code="E701", hint=hint, exit_code=ExitCode.ENVIRONMENT)
+        clean = printable(redact(message), limit=MESSAGE_CHARS)
+        super().__init__(clean, code="E701", hint=redact(hint), exit_code=ExitCode.ENVIRONMENT)
         self.trouble, self.sent, self.wait = trouble, sent, wait
 
 
