@@ -15,6 +15,7 @@ from vortex.printer import print_program
 
 _LONGEST_LINE = 240
 _EXCERPT = 400
+_NO_DOC = '    """No description."""\n\n'  # what the printer says where there is none
 _NEUTRAL = str.maketrans({"`": "'", "<": "‹", ">": "›", '"': "'"})
 
 
@@ -64,7 +65,7 @@ def program_text(text: str) -> str | None:
     """
     try:
         program = parse(text, reserved=True)
-        shown = print_program(replace(_plain(program), doc="")).replace('    """No description."""\n\n', "", 1)  # fmt: skip
+        shown = print_program(replace(_plain(program), doc="")).replace(_NO_DOC, "", 1)
     except (AxisError, VortexError):
         return None
     lines = ("".join(c if c.isprintable() else " " for c in line) for line in shown.splitlines())

@@ -1,4 +1,4 @@
-"""What candidates are priced on, and what costs what there: every number predicted, none measured."""
+"""What candidates are priced on, and what costs what there: all predicted, nothing measured."""
 
 from __future__ import annotations
 
@@ -150,8 +150,10 @@ def _index_facts(target: Target) -> list[str]:
     ):
         rows.append((f"one vector, {said}", _CENTROID, 16, "bf16", policy))
     tokens = min(2048, target.workload.context)
-    lines = [f"Fields are read for every page at every step. At a budget of {tokens:,} tokens: bytes "
-             "of fields a page, bytes of fields read a step, step, speed-up over full attention:"]  # fmt: skip
+    lines = [
+        f"Fields are read for every page at every step. At a budget of {tokens:,} tokens: bytes of "
+        "fields a page, bytes of fields read a step, step, speed-up over full attention:"
+    ]
     for name, part, page, dtype, policy in rows:
         cost = _scored(target, part, page, dtype, max(tokens, 4 * page), policy)
         lines.append(
