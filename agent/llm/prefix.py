@@ -132,13 +132,9 @@ def _examples() -> list[str]:
 
 def _ladder(config: RunConfig) -> str:
     """Stages, numbers and statuses, as this run has them."""
-    scaled = min(1.0, config.context_tokens / config.context)
+    scaled = int(4096 * min(1.0, config.context_tokens / config.context))
     rungs = ", ".join(map(str, config.rungs))
-    who = (
-        f"{config.accuracy_model}, a stand-in for {config.model},"
-        if config.standin
-        else config.model
-    )
+    who = config.accuracy_model + (f", a stand-in for {config.model}," if config.standin else "")
     timed = (
         "measured on the GPU beside full attention, interleaved"
         if config.on_gpu and config.throughput
@@ -155,11 +151,10 @@ queries; below {config.min_recovered:g} ends it); accuracy, in rungs of {rungs} 
 passing on about {config.keep:.0%} by layers of the front; throughput.
 Accuracy: {who} reads {config.context_tokens:,} tokens and answers questions under the program:
 needle (words hidden in text, eight of them), copy (going on with a span of the context), single
-(one number), continuation. The question too is read sparsely. Loss gap: the mean over {" and
-".join(RANKED_TASKS)} of (log loss - full attention's) / (random pages' - full attention's). 0 is
-full attention, 1 is random pages at their budget; below 0 is possible by chance. A budget is
-stated at {config.context:,} tokens and scaled to the contexts at hand: 4,096 there are {int(4096
-* scaled):,} here. Differences are paired by context; an error is one standard error of the mean.
+(one number), continuation. The question too is read sparsely. Loss gap: the mean over {ranked} of
+(log loss - full attention's) / (random pages' - full attention's). 0 is full attention, 1 is random pages at their budget; below 0 is possible by chance. A budget is
+stated at {config.context:,} tokens and scaled to the contexts at hand: 4,096 there are
+{scaled:,} here. Differences are paired by context; an error is one standard error of the mean.
 Time: of one decode step of the batch, whole model, {timed}.
 Front: a candidate is off it if another is no slower and loses less by more than 1.64 standard
 errors of the paired difference, or is at least 1% faster and loses no more in the mean.
