@@ -152,9 +152,10 @@ passing on about {config.keep:.0%} by layers of the front; throughput.
 Accuracy: {who} reads {config.context_tokens:,} tokens and answers questions under the program:
 needle (words hidden in text, eight of them), copy (going on with a span of the context), single
 (one number), continuation. The question too is read sparsely. Loss gap: the mean over {ranked} of
-(log loss - full attention's) / (random pages' - full attention's). 0 is full attention, 1 is random pages at their budget; below 0 is possible by chance. A budget is
-stated at {config.context:,} tokens and scaled to the contexts at hand: 4,096 there are
-{scaled:,} here. Differences are paired by context; an error is one standard error of the mean.
+(log loss - full attention's) / (random pages' - full attention's). 0 is full attention, 1 is
+random pages at their budget; below 0 is possible by chance. A budget is stated at
+{config.context:,} tokens and scaled to the contexts at hand: 4,096 there are {scaled:,} here.
+Differences are paired by context; an error is one standard error of the mean.
 Time: of one decode step of the batch, whole model, {timed}.
 Front: a candidate is off it if another is no slower and loses less by more than 1.64 standard
 errors of the paired difference, or is at least 1% faster and loses no more in the mean.
