@@ -70,11 +70,15 @@ def _verdict(now: Standings, mine: Standing | None, said: Submission) -> tuple[V
     if not parts:
         return "unclear", "nothing was predicted"
     detail = "; ".join(text for _, text in parts)
-    verdicts = [verdict for verdict, _ in parts]
-    for verdict in ("waiting", "refuted", "unclear"):
-        if verdict in verdicts and (verdict != "waiting" or "refuted" not in verdicts):
-            return verdict, detail  # type: ignore[return-value]
-    return "confirmed", detail
+    found: set[Verdict] = {verdict for verdict, _ in parts}
+    order: tuple[Verdict, ...] = ("refuted", "waiting", "unclear", "confirmed")
+    return next(v for v in order if v in found), detail
+
+
+def _unknown(theirs: Standing, what: str) -> tuple[Verdict, str]:
+    """What cannot be compared yet, or never will."""
+    waits = theirs.status in (None, Status.OK, Status.INFRA_ERROR)
+    return ("waiting" if waits else "unclear"), what
 
 
 def _loss(mine: Standing, theirs: Standing, said: Submission) -> tuple[Verdict, str] | None:
@@ -83,13 +87,12 @@ def _loss(mine: Standing, theirs: Standing, said: Submission) -> tuple[Verdict, 
         return None
     gap = paired(mine.losses, theirs.losses)
     if gap.n < _FEWEST:
-        waits = theirs.status in (None, Status.OK, Status.INFRA_ERROR)
-        return ("waiting" if waits else "unclear"), f"loss gap: {gap.n} contexts in common"
+        return _unknown(theirs, f"loss gap: {gap.n} contexts in common")
     low, high = gap.value - _CERTAIN * gap.error, gap.value + _CERTAIN * gap.error
     verdict = {
         "lower": _side(high < 0, low >= 0),
         "higher": _side(low > 0, high <= 0),
-        "same": _side(-_SAME_LOSS < low and high < _SAME_LOSS,
+        "same": _side(low > -_SAME_LOSS and high < _SAME_LOSS,
                       low > _SAME_LOSS or high < -_SAME_LOSS),
     }[said.expected_loss]  # fmt: skip
     shown = measured(gap.value, gap.error, sign=True)
@@ -103,7 +106,7 @@ def _time(mine: Standing, theirs: Standing, said: Submission) -> tuple[Verdict, 
     if said.expected_time == "unstated":
         return None
     if not (math.isfinite(mine.seconds) and math.isfinite(theirs.seconds) and theirs.seconds > 0):
-        return "waiting", "step time not known yet"
+        return _unknown(theirs, "step time not known")
     ratio = mine.seconds / theirs.seconds
     found = "lower" if ratio < 1 - _SAME_TIME else "higher" if ratio > 1 + _SAME_TIME else "same"
     verdict: Verdict = "confirmed" if found == said.expected_time else "refuted"
