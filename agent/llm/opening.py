@@ -20,15 +20,15 @@ _LONGEST, _LEAST = 6_000, 300  # characters of a program, uncut and cut most
 _CONTROLS = ("Full", "Oracle", "RandomPages")
 
 _TASKS = {
-    Mode.NEW: "Task: a new idea. Propose a program whose score or policy differs in kind from those "
-    "below, and say what it knows that they do not.",
+    Mode.NEW: "Task: a new idea. Propose a program whose score or policy differs in kind from "
+    "those below, and say what it knows that they do not.",
     Mode.IMPROVE: "Task: improve the parent. Find where it loses or what it pays for, and change "
     "that: lose less at its time, or take less time at its loss.",
-    Mode.COMBINE: "Task: combine the parent with the second parent. Keep of each what makes it good; "
-    "the result must beat both somewhere, not average them.",
-    Mode.EXPLAIN: "Task: explain why the candidate below failed or did not do what was expected, then "
-    "repair it or replace the idea. Say the explanation in the hypothesis.",
-}  # fmt: skip
+    Mode.COMBINE: "Task: combine the parent with the second parent. Keep of each what makes it "
+    "good; the result must beat both somewhere, not average them.",
+    Mode.EXPLAIN: "Task: explain why the candidate below failed or did not do what was expected, "
+    "then repair it or replace the idea. Say the explanation in the hypothesis.",
+}
 _ALONE = (
     "Task: propose a program that keeps the loss low and the step short on this target. Check it, "
     "then hand it in with submit_program; compared_to may be any number, as nothing is shown."

@@ -24,9 +24,9 @@ def speed(now: Standings, standing: Standing) -> str:
     """Step time and speed-up, and how they were obtained."""
     if not math.isfinite(standing.seconds):
         return "step time unknown"
-    gpu = now.config.on_gpu and now.config.throughput
+    timed = standing.metric("gpu_speedup") if now.config.on_gpu else None
     faster = f", x{now.full_seconds / standing.seconds:.3g} full" if _finite(now) else ""
-    origin = "measured" if gpu else "predicted"
+    origin = timed.origin if timed else "predicted"
     return f"step {milliseconds(standing.seconds)} ({origin}{faster})"
 
 
