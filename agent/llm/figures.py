@@ -6,6 +6,7 @@ import math
 
 from runs.quality import Estimate
 
+_NOISE = 1e-6  # an error below it is that of floating point
 
 def measured(value: float, error: float | None = None, *, sign: bool = False) -> str:
     """``0.125 ± 0.013``: the error to two significant digits, the value to the same place.
@@ -15,7 +16,7 @@ def measured(value: float, error: float | None = None, *, sign: bool = False) ->
     form = "+" if sign else ""
     if not math.isfinite(value):
         return "unknown"
-    if error is None or not math.isfinite(error) or error <= 0:
+    if error is None or not math.isfinite(error) or error < _NOISE:
         return f"{value:{form}.3g}" if value else "0"
     places = max(0, 1 - math.floor(math.log10(error)))
     if float(f"{error:.{places}f}") >= 10 ** (2 - places):  # 0.0996 is 0.10, not 0.100

@@ -29,7 +29,7 @@ class Ablate:
         parents = _parents(context)
         rng.shuffle(parents)
         taken = set(context.tried)
-        queues = []
+        queues: list[list[tuple[str, Proposal]]] = []
         for parent in parents:
             if len(queues) < max(1, n):
                 queue = _reduced(parent, taken)
