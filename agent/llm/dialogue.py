@@ -25,11 +25,11 @@ class Answered(Protocol):
     """What a tool call brought; see ``agent.llm.desk.Answer``."""
 
     @property
-    def text(self) -> str: ...  # noqa: D102
+    def text(self) -> str: ...
     @property
-    def submission(self) -> Submission | None: ...  # noqa: D102
+    def submission(self) -> Submission | None: ...
     @property
-    def refused(self) -> bool: ...  # noqa: D102
+    def refused(self) -> bool: ...
 
 
 class Answers(Protocol):
@@ -123,7 +123,7 @@ def _plain_answer(reply: Reply, desk: Answers) -> Sequence[_Step]:
 
 def _first_sentence(text: str) -> str:
     """What is said before the program, at most one sentence."""
-    before = text.split("```")[0].split("~~~")[0].strip() or "Not stated."
+    before = text.split("```", maxsplit=1)[0].split("~~~", maxsplit=1)[0].strip() or "Not stated."
     return before.split(". ")[0].splitlines()[0][:300]
 
 

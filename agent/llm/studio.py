@@ -67,7 +67,9 @@ class Studio:
         """Go on with what an ended process left: what was in flight is booked, never sent again."""
         lost = self.ledger.book_unknown()
         if lost:
-            self._store.note("unknown", f"requests {', '.join(map(str, lost))}: in flight at a kill")
+            self._store.note(
+                "unknown", f"requests {', '.join(map(str, lost))}: in flight at a kill"
+            )
             self._say(f"{len(lost)} requests were in flight when the run ended; booked, not resent")
         for turn in self.ledger.turns():
             if turn.outcome is not None:
@@ -148,9 +150,7 @@ class Studio:
                 text = rewrite_notes(self.system, view, account.ask)
                 self.ledger.write_notes(turn.id, text)
             else:
-                brief, ended = hold(
-                    self.system, view, turn.id, account.ask, tools=agent.tools
-                )
+                brief, ended = hold(self.system, view, turn.id, account.ask, tools=agent.tools)
                 parents = [] if brief.parent is None else [brief.parent]
                 self._take(turn, agent, ended, parents)
         except TurnEnds as end:

@@ -72,9 +72,7 @@ def hold(system: str, scene: Scene, turn: int, ask: Ask, *, tools: bool) -> tupl
         scene.now, brief, notes=scene.notes, judged=scene.judged, independent=independent
     )
     desk = Desk(config, scene.now, brief)
-    return brief, converse(
-        system, first, desk, ask, max_tokens=config.reply_tokens, tools=tools
-    )
+    return brief, converse(system, first, desk, ask, max_tokens=config.reply_tokens, tools=tools)
 
 
 def rewrite_notes(system: str, scene: Scene, ask: Ask) -> str:

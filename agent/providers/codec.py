@@ -34,7 +34,7 @@ def _clean(value: Any) -> Any:
         return {tidy(str(k)): _clean(v) for k, v in value.items()}
     if isinstance(value, Sequence):
         return [_clean(v) for v in value]
-    if isinstance(value, float) and value != value or value in (float("inf"), float("-inf")):
+    if (isinstance(value, float) and value != value) or value in (float("inf"), float("-inf")):
         return None
     return value
 
