@@ -54,8 +54,15 @@ def fenced(text: str) -> str:
 
 
 def knobs_line(knobs: Mapping[str, KnobValue], limit: int = 160) -> str:
-    """``name = value`` of every knob."""
-    return one_line(", ".join(f"{k} = {v}" for k, v in knobs.items()) or "no knobs", limit)
+    """``name = value`` of every knob, strings between quotes; those beyond ``limit`` left out."""
+    line = ""
+    for name, value in knobs.items():
+        shown = quoted(value, 24) if isinstance(value, str) else f"{value}"[:24]
+        part = f"{', ' if line else ''}{one_line(name, 32)} = {shown}"
+        if len(line) + len(part) > limit:
+            return line + ", …"
+        line += part
+    return line or "no knobs"
 
 
 def program_text(text: str) -> str | None:
