@@ -13,7 +13,6 @@ from vortex.knobs import Choice, Knob, KnobValue
 from vortex.ops import AxisError
 from vortex.printer import print_program
 
-_LONGEST_LINE = 240
 _EXCERPT = 400
 _NO_DOC = '    """No description."""\n\n'  # what the printer says where there is none
 _NEUTRAL = str.maketrans({"`": "'", "<": "‹", ">": "›", '"': "'"})
@@ -75,8 +74,9 @@ def program_text(text: str) -> str | None:
         shown = print_program(replace(_plain(program), doc="")).replace(_NO_DOC, "", 1)
     except (AxisError, VortexError):
         return None
-    lines = ("".join(c if c.isprintable() else " " for c in line) for line in shown.splitlines())
-    return "\n".join(x if len(x) <= _LONGEST_LINE else x[: _LONGEST_LINE - 1] + "…" for x in lines)
+    return "\n".join(
+        "".join(c if c.isprintable() else " " for c in line) for line in shown.splitlines()
+    )
 
 
 def _plain(program: Program) -> Program:
@@ -113,5 +113,5 @@ def program_block(text: str, *, limit: int, more: str = "") -> str:
         return escaped(text)
     if len(shown) <= limit:
         return fenced(shown)
-    kept = shown[:limit].rpartition("\n")[0] or shown[:limit]
-    return f"{fenced(kept)}\n(cut: {len(shown) - len(kept):,} of {len(shown):,} characters{more})"
+    cut = f"(cut: {len(shown) - limit:,} of {len(shown):,} characters{more})"
+    return f"{fenced(shown[:limit] + '…')}\n{cut}"
