@@ -85,6 +85,11 @@ def entry(op: Op) -> str:
     return f"{op.name}: {meaning.replace('`', '')}{example}{cost}"
 
 
+def listed() -> tuple[Op, ...]:
+    """The ops that a program may use."""
+    return tuple(op for _, ops, _ in _sections() for op in ops)
+
+
 def declarations() -> tuple[str, ...]:
     """One line about each class attribute and method, with no Markdown."""
     methods = (f"{name}: sees {sees}; returns {gives}" for name, sees, gives in _METHODS)

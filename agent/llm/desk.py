@@ -46,7 +46,7 @@ class Desk:
     """One turn's desk.
 
     Args:
-        now: the run as the turn found it.
+        now: the run as the turn found it; ``nothing_known`` where a turn is told nothing.
         brief: its parent is what prices are compared with.
 
     Raises:
@@ -196,7 +196,10 @@ class Desk:
         return "It is on the front." if on_front else "It is not on the front: another beats it."
 
     def _hashes(self) -> tuple[dict[str, int], dict[str, int]]:
-        """First candidate of each candidate hash and structure hash; what waits is compiled."""
+        """First candidate of each hash; what waits is compiled.
+
+        A structure that failed is not known: no tuner takes it up, so other knobs may save it.
+        """
         if self._known is None:
             candidates: dict[str, int] = {}
             structures: dict[str, int] = {}
@@ -204,7 +207,8 @@ class Desk:
                 pair = _hashes_of(standing)
                 if pair is not None:
                     candidates.setdefault(pair[0], number)
-                    structures.setdefault(pair[1], number)
+                    if standing.status in (None, Status.OK, Status.INFRA_ERROR):
+                        structures.setdefault(pair[1], number)
             self._known = candidates, structures
         return self._known
 

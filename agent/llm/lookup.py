@@ -6,7 +6,7 @@ import difflib
 import re
 
 from agent.llm.quoting import one_line
-from vortex.handbook import declarations, entry
+from vortex.handbook import declarations, entry, listed
 from vortex.ops import OPS, Op
 
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -14,7 +14,7 @@ _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 def looked_up(name: str) -> tuple[bool, str]:
     """Whether there is such an entry, and what it says; near names where there is none."""
-    bare = name.strip().split("(")[0]
+    bare = name[:200].strip().split("(")[0]
     words = _WORD.findall(bare)
     wanted = words[-1] if words else bare
     op = OPS.get(wanted)
@@ -23,10 +23,10 @@ def looked_up(name: str) -> tuple[bool, str]:
     rows = [line for line in declarations() if re.search(rf"\b{re.escape(wanted)}\b", line)]
     if rows and words:
         return True, "\n".join(rows)
-    called = [o.name for o in OPS.values() if wanted in o.aliases]
-    near = called or difflib.get_close_matches(wanted[:64], OPS, n=3)
+    called = [o.name for o in listed() if wanted in o.aliases]
+    near = called or difflib.get_close_matches(wanted[:64], [o.name for o in listed()], n=3)
     hint = f"; perhaps {', '.join(near)}" if near else ""
-    names = ", ".join(o.name for o in OPS.values() if not o.reserved)
+    names = ", ".join(o.name for o in listed())
     return False, f"there is no '{one_line(name, 60)}'{hint}. Operations: {names}"
 
 
@@ -40,7 +40,7 @@ def _described(op: Op) -> str:
         optional = ", may be left out" if param.optional else ""
         lines.append(f"argument {param.name}: {param.kind.replace('_', ' ')}{default}{optional}")
     spelled = [f"x.{op.name}(...)"] * op.method + [f"vx.{op.name}"] * op.function
-    if op.kind not in ("source",) and spelled:
+    if op.kind != "source" and spelled:
         lines.append(f"written {' or '.join(spelled)}")
     if op.along_page:
         lines.append("mixes pages with others")

@@ -13,6 +13,7 @@ from agent.llm.quoting import fenced, program_block, program_text, quoted
 from agent.llm.target import target_of
 from agent.standing import Standing, Standings
 from evals.result import Status
+from runs.records import RunConfig
 
 LIMIT = 14_000  # bytes
 _FRONT, _DEAD, _HYPOTHESES = 10, 6, 8
@@ -34,6 +35,11 @@ _ALONE = (
     "then hand it in with submit_program; compared_to may be any number, as nothing is shown."
 )
 _CLOSE = "Check and price before you submit. End with one call of submit_program."
+
+
+def nothing_known(config: RunConfig) -> Standings:
+    """A run without candidates: what the tools of an independent turn answer from."""
+    return Standings(config, {}, None)
 
 
 @dataclass(frozen=True, slots=True)

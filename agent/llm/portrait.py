@@ -144,7 +144,10 @@ def _time(standing: Standing, target: Target) -> list[str]:
 def hypothesis_line(judged: Judged) -> str:
     """A hypothesis with its verdict."""
     against = f" against {judged.compared_to}" if judged.compared_to is not None else ""
+    # Why a candidate failed is told in words that its text may have chosen.
+    failed = judged.verdict == "failed"
+    detail = quoted(judged.detail, 220) if failed else one_line(judged.detail, 220)
     return (
         f"- candidate {judged.candidate}{against}: {quoted(judged.hypothesis, 300)}: "
-        f"{judged.verdict} ({one_line(judged.detail, 220)})"
+        f"{judged.verdict} ({detail})"
     )

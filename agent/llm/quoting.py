@@ -13,7 +13,6 @@ from vortex.knobs import Choice, Knob, KnobValue
 from vortex.ops import AxisError
 from vortex.printer import print_program
 
-_LONGEST_LINE = 240
 _EXCERPT = 400
 _NO_DOC = '    """No description."""\n\n'  # what the printer says where there is none
 _NEUTRAL = str.maketrans({"`": "'", "<": "‹", ">": "›", '"': "'"})
@@ -54,8 +53,15 @@ def fenced(text: str) -> str:
 
 
 def knobs_line(knobs: Mapping[str, KnobValue], limit: int = 160) -> str:
-    """``name = value`` of every knob."""
-    return one_line(", ".join(f"{k} = {v}" for k, v in knobs.items()) or "no knobs", limit)
+    """``name = value`` of every knob, strings between quotes; those beyond ``limit`` left out."""
+    line = ""
+    for name, value in knobs.items():
+        shown = quoted(value, 24) if isinstance(value, str) else f"{value}"[:24]
+        part = f"{', ' if line else ''}{one_line(name, 32)} = {shown}"
+        if len(line) + len(part) > limit:
+            return line + ", …"
+        line += part
+    return line or "no knobs"
 
 
 def program_text(text: str) -> str | None:
@@ -68,8 +74,9 @@ def program_text(text: str) -> str | None:
         shown = print_program(replace(_plain(program), doc="")).replace(_NO_DOC, "", 1)
     except (AxisError, VortexError):
         return None
-    lines = ("".join(c if c.isprintable() else " " for c in line) for line in shown.splitlines())
-    return "\n".join(x if len(x) <= _LONGEST_LINE else x[: _LONGEST_LINE - 1] + "…" for x in lines)
+    return "\n".join(
+        "".join(c if c.isprintable() else " " for c in line) for line in shown.splitlines()
+    )
 
 
 def _plain(program: Program) -> Program:
@@ -106,5 +113,5 @@ def program_block(text: str, *, limit: int, more: str = "") -> str:
         return escaped(text)
     if len(shown) <= limit:
         return fenced(shown)
-    kept = shown[:limit].rpartition("\n")[0] or shown[:limit]
-    return f"{fenced(kept)}\n(cut: {len(shown) - len(kept):,} of {len(shown):,} characters{more})"
+    cut = f"(cut: {len(shown) - limit:,} of {len(shown):,} characters{more})"
+    return f"{fenced(shown[:limit] + '…')}\n{cut}"
