@@ -6,7 +6,16 @@ import sys
 
 import click
 
-from agent.commands import compare, evaluate, inspect_run, judge, search, tune_kernels
+from agent.commands import (
+    compare,
+    cost,
+    evaluate,
+    inspect_run,
+    judge,
+    replay,
+    search,
+    tune_kernels,
+)  # fmt: skip
 from vortex.errors import ExitCode, VortexError
 
 
@@ -67,7 +76,7 @@ def models_list() -> None:
 
 for command in (
     *judge.COMMANDS, *evaluate.COMMANDS, *search.COMMANDS, *inspect_run.COMMANDS,
-    *compare.COMMANDS, *tune_kernels.COMMANDS,
+    *compare.COMMANDS, *tune_kernels.COMMANDS, *cost.COMMANDS, *replay.COMMANDS,
 ):  # fmt: skip
     main.add_command(command)
 

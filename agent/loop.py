@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agent.bandit import brought, choose
 from agent.crew import Crew, MachineFault
-from agent.proposers.base import Elite, Proposer, SearchContext
+from agent.llm.studio import Studio
+from agent.proposers.base import Proposer
+from agent.proposing import Sources
 from agent.standing import Standing, Standings, promotable, standings
 from agent.workers import HANDLER, crew_for
 from evals.models.fetch import cache_dir
@@ -37,6 +38,8 @@ class Progress:
     running: int
     front: tuple[str, ...] = ()
     seconds_left: float | None = None
+    turns: int = 0
+    dollars: float | None = None
 
 
 @dataclass
@@ -45,6 +48,7 @@ class Search:
 
     Attributes:
         report: called with progress; ``interrupted`` makes the loop end in order.
+        studio: the language models that propose too.
         proposers: without any, what is pending is judged, and nothing new is proposed.
         measures: whether it ends with the throughput of the front on this CPU.
     """
@@ -54,6 +58,7 @@ class Search:
     report: Callable[[Progress], None]
     interrupted: Callable[[], bool]
     handler: str = HANDLER
+    studio: Studio | None = None
     measures: bool = True
     started: float = field(default_factory=time.monotonic)
     _faults: dict[int, int] = field(default_factory=dict)
@@ -69,9 +74,13 @@ class Search:
         self._prefill(config)
         crew = self._crew(config, config.workers)
         try:
+            if self.studio is not None:
+                self.studio.take_up()
             self._search(config, crew)
         finally:
             crew.close()
+            if self.studio is not None:
+                self.studio.close()
         wanted = self.measures and config.throughput and not config.on_gpu
         if wanted and not self.interrupted():
             self._measure(config)
@@ -127,23 +136,46 @@ class Search:
             now = standings(self.store, config)
             if not checked:
                 checked = _check_controls(now)
-            while len(running) < config.workers:
-                task = None if self._late(config) else self._next(now, frozenset(running.values()))
+            late = self.late(now)
+            while not late and len(running) < config.workers:
+                task = self._next(now, frozenset(running.values()))
                 if task is None:
                     break
                 candidate, requests = task
                 running[crew.submit(requests)] = candidate
                 now = standings(self.store, config)
+            if now.scale is not None and not late:
+                self._sources.ask(now, self._left(now))
             self.report(self._progress(now, len(running)))
-            if not running:
+            turns = self._turns()
+            if not running and not turns:
                 return
-            done, _ = wait(running, timeout=2, return_when=FIRST_COMPLETED)
-            for future in done:
+            both: set[Future[Any]] = {*running, *turns}
+            done, _ = wait(both, timeout=2, return_when=FIRST_COMPLETED)
+            for future in [f for f in running if f in done]:
                 self._take(running.pop(future), future)
 
-    def _late(self, config: RunConfig) -> bool:
-        limit = config.minutes
-        return limit is not None and time.monotonic() - self.started > limit * 60
+    def _turns(self) -> set[Future[None]]:
+        if self.studio is None:
+            return set()
+        self.studio.collect()
+        return self.studio.futures
+
+    @property
+    def _sources(self) -> Sources:
+        return Sources(self.store, self.proposers, self.studio)
+
+    def late(self, now: Standings) -> bool:
+        """Whether a cap on time was reached: then nothing new is begun."""
+        config = now.config
+        spent = sum(x.seconds for s in now.by_id.values() for x in s.stages)
+        used = config.gpu_seconds is not None and spent > config.gpu_seconds
+        return self.out_of_time() or (config.on_gpu and used)
+
+    def out_of_time(self) -> bool:
+        """Whether ``minutes`` are over."""
+        minutes = self.store.config().minutes
+        return minutes is not None and time.monotonic() - self.started > minutes * 60
 
     def _take(self, candidate: int, future: Future[list[Any]]) -> None:
         """Keep what a worker says, all of it or nothing."""
@@ -185,16 +217,22 @@ class Search:
             found = promotable(now, rung, running)
             if found is not None:
                 return found.record.id, [self._rung(now, found)]
-        if self.store.evaluated() + self._in_flight(now, running) >= now.config.evaluations:
-            return None
-        fresh = self._propose(now)
+        fresh = self._sources.fresh(now, self._left(now) - self._asked())
         if fresh is None:
             return None
         now = standings(self.store, now.config)
         return fresh, self._screen(now, now.by_id[fresh])
 
-    def _in_flight(self, now: Standings, running: frozenset[int]) -> int:
-        return sum(1 for i in running if not now.by_id[i].stages)
+    def _left(self, now: Standings) -> int:
+        """Evaluations that no candidate has a claim to: those that run and those that wait."""
+        claimed = sum(
+            1 for s in now.by_id.values()
+            if not s.record.control and not s.stages and not self._given_up(s.record.id)
+        )  # fmt: skip
+        return now.config.evaluations - self.store.evaluated() - claimed
+
+    def _asked(self) -> int:
+        return self.studio.open_turns() if self.studio else 0
 
     def _screen(self, now: Standings, standing: Standing) -> list[tuple[dict[str, Any], float]]:
         record = standing.record
@@ -223,25 +261,6 @@ class Search:
             "control": record.control, "contexts": contexts, "rung": standing.rung,
         }  # fmt: skip
         return request, config.timeout * len(contexts)
-
-    def _propose(self, now: Standings) -> int | None:
-        """A new candidate from the proposer that the bandit picks; None if none has any left."""
-        if not self.proposers:
-            return None
-        config = now.config
-        rng = random.Random(f"{config.seed}/{len(now.by_id)}")
-        context = search_context(now, seed=rng.randrange(1 << 30))
-        stats = {p.name: brought(now, p.name) for p in self.proposers}
-        first = choose(stats, rng)
-        for proposer in sorted(self.proposers, key=lambda p: p.name != first):
-            for proposal in proposer.propose(context, 1):
-                candidate, new = self.store.add(
-                    text=proposal.text, knobs=dict(proposal.knobs), proposer=proposal.proposer,
-                    parents=proposal.parents, note=proposal.note,
-                )  # fmt: skip
-                if new:
-                    return candidate
-        return None
 
     def _timing(self, config: RunConfig, standing: Standing) -> tuple[dict[str, Any], float]:
         """Throughput; on a GPU, batch and context are the workload's own."""
@@ -285,30 +304,16 @@ class Search:
             left = max(0.0, config.minutes * 60 - spent)
         elif done:
             left = spent / done * max(0, config.evaluations - done)
-        return Progress("search", done, config.evaluations, running, _names(now), left)
+        turns = len(self.studio.futures) if self.studio else 0
+        dollars = self.studio.ledger.spent().dollars if self.studio else None
+        return Progress("search", done, config.evaluations, running, _names(now), left, turns,
+                        dollars)  # fmt: skip
 
 
 def _untimed(config: RunConfig, standing: Standing) -> bool:
     """Whether a candidate waits for its turn on the GPU."""
     wanted = config.on_gpu and config.throughput and not standing.record.control
     return wanted and not any(s.stage == Stage.THROUGHPUT for s in standing.stages)
-
-
-def search_context(now: Standings, *, seed: int) -> SearchContext:
-    """What proposers see."""
-    members = {s.record.id for s in now.front()}
-    elites = tuple(
-        Elite(
-            candidate_id=s.record.id, text=s.record.text, knobs=dict(s.record.knobs),
-            loss=s.entry().loss, step_seconds=s.seconds, on_front=s.record.id in members,
-            structure_hash=s.record.structure_hash or "", proposer=s.record.proposer,
-        )
-        for s in now.judged()
-    )  # fmt: skip
-    tried = frozenset(
-        s.record.candidate_hash for s in now.by_id.values() if s.record.candidate_hash
-    )
-    return SearchContext(elites=elites, tried=tried, seed=seed)
 
 
 def _names(now: Standings) -> tuple[str, ...]:

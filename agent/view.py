@@ -42,6 +42,10 @@ class View:
         parts = [f"{p.phase} {p.done}/{p.total}"]
         if p.running:
             parts.append(f"{p.running} running")
+        if p.turns:
+            parts.append(f"{p.turns} asking")
+        if p.dollars:
+            parts.append(f"${p.dollars:.2f}")
         if p.front:
             shown = "; ".join(p.front[:4])
             parts.append(printable(f"front of {len(p.front)}: {shown}", limit=220))

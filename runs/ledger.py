@@ -292,6 +292,17 @@ class Ledger:
         with self.store.read() as connection:
             return _spent(connection)
 
+    def dollars_by_agent(self) -> dict[str, float]:
+        """What each agent cost so far; what is in flight at its bound."""
+        t, q, r = tables.turns, tables.requests, tables.replies
+        paid = func.iif(r.c.request.is_(None), q.c.bound_dollars, r.c.dollars)
+        query = (
+            select(t.c.agent, func.sum(func.coalesce(paid, 0.0)))
+            .select_from(t.join(q, q.c.turn == t.c.id).join(r, r.c.request == q.c.id, isouter=True))
+            .group_by(t.c.agent)
+        )
+        return {str(agent): float(dollars) for agent, dollars in self._rows(query)}
+
     def _there(self) -> bool:
         return self.store.has_table("requests")
 

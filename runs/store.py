@@ -45,8 +45,7 @@ class Store:
         try:
             store._begin(config, environment)
         except VortexError:
-            store.close()
-            shutil.rmtree(folder, ignore_errors=True)  # half a run is none
+            store.discard()  # half a run is none
             raise
         return store
 
@@ -94,6 +93,11 @@ class Store:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def discard(self) -> None:
+        """Remove a run in which nothing was begun."""
+        self.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def check(self) -> None:
         """Refuse what cannot be read rightly."""

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,17 @@ import click
 from pydantic import ValidationError
 
 from agent.devices import priced_device, run_device
+from agent.llm.account import Agent
+from agent.llm.expenses import summary
+from agent.llm.prefix import prefix
+from agent.llm.recruit import check_agents, recruit
+from agent.llm.studio import Studio
 from agent.loop import Search
+from agent.proposers.ablate import Ablate
 from agent.proposers.evolve import Evolve
 from agent.proposers.tune import Tune
+from agent.providers.named import parse_agent
+from agent.providers.prices import parse_price
 from agent.targets import accuracy_model_for, standin_note
 from agent.view import View
 from evals.evaluator import environment
@@ -26,7 +35,7 @@ from runs.records import RunConfig
 from runs.store import Store
 from search_spaces.block_topk import seeds
 from vortex.devices import device as device_named
-from vortex.errors import ExitCode, VortexError
+from vortex.errors import ExitCode, VortexError, printable
 from vortex.geometry import geometry
 
 
@@ -45,6 +54,32 @@ from vortex.geometry import geometry
 @click.option("--seeds", "seeds_dir", help="Folder of seed programs, or 'library'.")
 @click.option("--sweep", help="Budgets at which the seeds are judged too, as 1024,2048.")
 @click.option("--throughput/--no-throughput", default=None, help="Measure decode.")
+@click.option(
+    "--agent",
+    "agents",
+    multiple=True,
+    help="A language model that proposes: anthropic:NAME, openai:NAME[@URL]. Repeatable.",
+)
+@click.option(
+    "--strategy",
+    type=click.Choice(["search", "independent"]),
+    help="independent: sample the models without feedback (best of N).",
+)
+@click.option("--max-cost", type=float, help="Most dollars for language models.")
+@click.option("--max-tokens", type=int, help="Most tokens sent to and received from them.")
+@click.option("--gpu-seconds", type=float, help="Most seconds of evaluation on a GPU.")
+@click.option(
+    "--price",
+    "prices",
+    multiple=True,
+    help="MODEL=INPUT,CACHED,WRITTEN,OUTPUT: dollars a million tokens. Repeatable.",
+)
+@click.option("--parallel-turns", type=int, help="Turns of language models at once.  [default: 2]")
+@click.option(
+    "--fill",
+    type=float,
+    help="Largest share of evaluations that evolution and tuning take.  [default: 0.5]",
+)
 @click.option("--runs-dir", type=click.Path(path_type=Path), default=Path("vortex-runs"))
 @click.option("--config", "file", type=click.Path(path_type=Path), help="TOML with the same names.")
 def start(runs_dir: Path, file: Path | None, contexts: int | None, **options: Any) -> None:
@@ -55,8 +90,17 @@ def start(runs_dir: Path, file: Path | None, contexts: int | None, **options: An
     if note:
         click.echo(f"note: {note}", err=True)
     store = Store.create(runs_dir, config, environment())
-    click.echo(f"run {store.name} in {store.folder}", err=True)
-    drive(store)
+    try:
+        agents = recruit(store, config, _say)
+    except VortexError:
+        store.discard()  # nothing was begun
+        raise
+    _say(f"run {store.name} in {store.folder}")
+    drive(store, agents)
+
+
+def _say(line: str) -> None:
+    click.echo(printable(line, limit=400), err=True)
 
 
 def _make_ready(config: RunConfig) -> None:
@@ -78,8 +122,9 @@ def make_config(file: Path | None, contexts: int | None, options: dict[str, Any]
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise VortexError(f"cannot read {file}: {error}", code="E303") from None
     contexts = contexts if contexts is not None else values.pop("contexts", None)
-    values |= {k: v for k, v in options.items() if v is not None}
+    values |= {k: v for k, v in options.items() if v is not None and v != ()}
     sweep = values.get("sweep", ())
+    _name_agents(values)
     try:
         if isinstance(sweep, str):
             values["sweep"] = tuple(int(x) for x in sweep.split(",") if x)
@@ -99,10 +144,22 @@ def make_config(file: Path | None, contexts: int | None, options: dict[str, Any]
         ) from None  # fmt: skip
     except ValueError as error:
         raise VortexError(f"not a list of numbers: {error}", code="E303") from None
+    check_agents(config)
     geometry(config.model)
     device_named(config.price_for)
     seeds(Path(config.seeds_dir) if config.seeds_dir else None)
     return config
+
+
+def _name_agents(values: dict[str, Any]) -> None:
+    """Models and prices as the configuration keeps them."""
+    agents = values.pop("agents", None) or values.pop("agent", None) or ()
+    agents = (agents,) if isinstance(agents, str) else agents
+    values["agents"] = tuple(parse_agent(str(a)).name for a in agents)
+    prices = values.get("prices") or ()
+    if not isinstance(prices, dict):
+        parsed = [parse_price(str(p)) for p in prices]
+        values["prices"] = {m: (p.input, p.cached, p.written, p.output) for m, p in parsed}
 
 
 def rungs_for(contexts: int) -> tuple[int, ...]:
@@ -120,35 +177,48 @@ def rungs_for(contexts: int) -> tuple[int, ...]:
 @click.argument("run", required=False)
 @click.option("--evaluations", type=int, help="A larger budget than before.")
 @click.option("--minutes", type=float, help="Stop proposing after so long.")
+@click.option("--max-cost", type=float, help="Most dollars for language models, all of the run.")
+@click.option("--max-tokens", type=int, help="Most tokens sent to and received from them.")
+@click.option("--gpu-seconds", type=float, help="Most seconds of evaluation on a GPU.")
 @click.option("--workers", type=int)
 @click.option("--runs-dir", type=click.Path(path_type=Path), default=Path("vortex-runs"))
-def resume(
-    run: str | None,
-    evaluations: int | None,
-    minutes: float | None,
-    workers: int | None,
-    runs_dir: Path,
-) -> None:
+def resume(run: str | None, runs_dir: Path, **changes: Any) -> None:
     """Go on with a run that was stopped, or extend a finished one."""
     store = Store.open_to_write(find_run(runs_dir, run))
-    changes = {"evaluations": evaluations, "minutes": minutes, "workers": workers}
     given = {k: v for k, v in changes.items() if v is not None}
-    if given:
-        try:
+    try:
+        if given:
             store.extend(RunConfig.model_validate({**store.config().model_dump(), **given}))
-        except ValidationError as error:
-            raise VortexError(str(error.errors()[0]["msg"]), code="E303") from None
-    _make_ready(store.config())
-    drive(store)
+        config = store.config()
+        check_agents(config)
+        _make_ready(config)
+        agents = recruit(store, config, _say)
+    except ValidationError as error:
+        store.close()
+        raise VortexError(str(error.errors()[0]["msg"]), code="E303") from None
+    except VortexError:
+        store.close()
+        raise
+    drive(store, agents)
 
 
-def drive(store: Store) -> None:
+def drive(store: Store, agents: Sequence[Agent] = ()) -> None:
     """Run the search to its end; the first Ctrl-C ends it in order."""
     stopped = threading.Event()
     previous = signal.signal(signal.SIGINT, lambda *_: stopped.set())
     view = View()
+    config = store.config()
+    alone = config.strategy == "independent"
+    search = Search(store, () if alone else (Evolve(), Tune(), Ablate()), view, stopped.is_set)
+    if agents:
+        search.studio = Studio(
+            store, config, agents, prefix(config), say=_say,
+            stop=lambda: stopped.is_set() or search.out_of_time(),
+        )  # fmt: skip
     try:
-        Search(store, (Evolve(), Tune()), view, stopped.is_set).run()
+        search.run()
+        for line in summary(store):
+            _say(line)
     finally:
         view.finish()
         signal.signal(signal.SIGINT, previous)

@@ -12,6 +12,7 @@ from agent.providers.prices import Price, estimate_tokens
 from agent.providers.records import Provider, ProviderError, Reply, Request
 from agent.providers.retry import with_retries
 from runs.ledger import Count, Ledger, State
+from runs.records import RunConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,11 @@ class Caps:
     dollars: float | None = None
 
 
+def caps_of(config: RunConfig) -> Caps:
+    """The caps of a run."""
+    return Caps(config.max_tokens, config.max_cost)
+
+
 class TurnEnds(Exception):
     """A turn cannot go on.
 
@@ -52,60 +58,20 @@ class TurnEnds(Exception):
         self.outcome, self.detail = outcome, detail
 
 
-class Account:
-    """The requests of one turn.
+class Books:
+    """Sends requests of one turn, each recorded before and after."""
 
-    Args:
-        stop: whether the search is being stopped: no further request is then sent.
-        on_retry: told of each failure that is tried again, and after how many seconds.
-    """
-
-    def __init__(
-        self,
-        ledger: Ledger,
-        agent: Agent,
-        turn: int,
-        caps: Caps,
-        *,
-        stop: Callable[[], bool],
-        on_retry: Callable[[ProviderError, float], None],
-        sleep: Callable[[float], None] = time.sleep,
-        tries: int = 5,
-    ) -> None:
+    def __init__(self, ledger: Ledger, agent: Agent, turn: int, caps: Caps) -> None:
         self.ledger, self.agent, self.turn, self.caps = ledger, agent, turn, caps
-        self._stop, self._on_retry, self._sleep, self._tries = stop, on_retry, sleep, tries
-        self._old = {e.step: e for e in ledger.entries(turn)}  # the last attempt at each step
 
-    def ask(self, step: int, request: Request) -> Reply:
-        """The reply to a request: from the record if it came before, else by sending it.
+    def send(self, step: int, request: Request) -> Reply:
+        """One attempt.
 
         Raises:
-            TurnEnds: no reply is to be had.
+            ProviderError: it failed, and that is recorded.
+            TurnEnds: a cap of the run could be passed.
         """
-        old = self._old.get(step)
-        if old is not None and old.state == State.ANSWERED and old.reply is not None:
-            return reply_from_json(old.reply)
-        if old is not None and old.state == State.UNKNOWN:
-            raise TurnEnds("lost", old.error)
-        if self._stop():
-            raise TurnEnds(None)
-        try:
-            return with_retries(
-                lambda: self._send(step, request), rng=random.Random(f"{self.turn}/{step}"),
-                sleep=self._sleep, on_retry=self._on_retry, stop=self._stop, tries=self._tries,
-            )  # fmt: skip
-        except ProviderError as error:
-            if self._stop() and error.trouble.passes:
-                raise TurnEnds(None) from None
-            raise TurnEnds("failed", error.message) from None
-
-    def _send(self, step: int, request: Request) -> Reply:
-        price = self.agent.price
-        tokens = estimate_tokens(request)
-        bound = Count(
-            prompt=tokens, completion=request.max_tokens, estimated=True,
-            dollars=None if price is None else price.bound(tokens, request.max_tokens),
-        )  # fmt: skip
+        bound, price = self._bound(request), self.agent.price
         number = self.ledger.intend(
             self.turn, step, request_to_json(request), bound=bound,
             price=None if price is None else asdict(price),
@@ -126,16 +92,64 @@ class Account:
         )  # fmt: skip
         return reply
 
-    def _count(self, request: Request, reply: Reply) -> Count:
-        """What the provider counted; bounds of ours where it did not."""
-        usage, price = reply.usage, self.agent.price
-        if usage.prompt or usage.completion:
-            return Count(
-                usage.prompt, usage.cached, usage.written, usage.completion,
-                None if price is None else price.of(usage),
-            )  # fmt: skip
-        tokens = estimate_tokens(request)
+    def _bound(self, request: Request) -> Count:
+        price, tokens = self.agent.price, estimate_tokens(request)
         return Count(
             prompt=tokens, completion=request.max_tokens, estimated=True,
             dollars=None if price is None else price.bound(tokens, request.max_tokens),
         )  # fmt: skip
+
+    def _count(self, request: Request, reply: Reply) -> Count:
+        """What the provider counted; bounds of ours where it did not."""
+        usage, price = reply.usage, self.agent.price
+        if not usage.prompt and not usage.completion:
+            return self._bound(request)
+        dollars = None if price is None else price.of(usage)
+        return Count(usage.prompt, usage.cached, usage.written, usage.completion, dollars)
+
+
+class Account:
+    """The requests of one turn, those of an ended process included.
+
+    Args:
+        stop: whether the search is being stopped: no further request is then sent.
+        on_retry: told of each failure that is tried again, and after how many seconds.
+    """
+
+    def __init__(
+        self,
+        books: Books,
+        *,
+        stop: Callable[[], bool],
+        on_retry: Callable[[ProviderError, float], None],
+        sleep: Callable[[float], None] = time.sleep,
+        tries: int = 5,
+    ) -> None:
+        self._books = books
+        self._stop, self._on_retry, self._sleep, self._tries = stop, on_retry, sleep, tries
+        # The last attempt at each step.
+        self._old = {e.step: e for e in books.ledger.entries(books.turn)}
+
+    def ask(self, step: int, request: Request) -> Reply:
+        """The reply to a request: from the record if it came before, else by sending it.
+
+        Raises:
+            TurnEnds: no reply is to be had.
+        """
+        old = self._old.get(step)
+        if old is not None and old.state == State.ANSWERED and old.reply is not None:
+            return reply_from_json(old.reply)
+        if old is not None and old.state == State.UNKNOWN:
+            raise TurnEnds("lost", old.error)
+        if self._stop():
+            raise TurnEnds(None)
+        try:
+            return with_retries(
+                lambda: self._books.send(step, request), sleep=self._sleep, stop=self._stop,
+                rng=random.Random(f"{self._books.turn}/{step}"), on_retry=self._on_retry,
+                tries=self._tries,
+            )  # fmt: skip
+        except ProviderError as error:
+            if self._stop() and error.trouble.passes:
+                raise TurnEnds(None) from None
+            raise TurnEnds("failed", error.message) from None

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from agent.llm.account import Account, Agent, Caps, TurnEnds
+from agent.llm.account import Account, Agent, Books, TurnEnds, caps_of
 from agent.llm.dialogue import Ended
 from agent.llm.turns import NOTES, PROPOSE, claim_of, hold, rewrite_notes, scene
 from agent.providers.records import ProviderError
@@ -139,10 +139,10 @@ class Studio:
 
     def _hold(self, turn: Turn) -> None:
         agent, config = self.agents[turn.agent], self.config
-        caps = Caps(config.max_tokens, config.max_cost)
         account = Account(
-            self.ledger, agent, turn.id, caps, stop=self._stop, sleep=self._sleep,
+            Books(self.ledger, agent, turn.id, caps_of(config)), stop=self._stop,
             on_retry=lambda error, seconds: self._retried(agent, error, seconds),
+            sleep=self._sleep,
         )  # fmt: skip
         try:
             view = scene(self._store, config, turn.seen)
