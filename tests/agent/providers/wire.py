@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -112,6 +114,7 @@ class Wire:
         self._lock = threading.Lock()
         self.requests: list[Recorded] = []
         self.connections = 0
+        self._open: list[socket.socket] = []
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.wire = self
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -123,10 +126,17 @@ class Wire:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:  # fmt: skip
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._done.set()
         self._server.shutdown()
+        with self._lock:
+            for connection in self._open:
+                with contextlib.suppress(OSError):  # the client closed it already
+                    connection.shutdown(socket.SHUT_RDWR)
         self._server.server_close()
         self._thread.join()
 
@@ -150,9 +160,11 @@ class Wire:
         """Sleep, unless the context ends."""
         self._done.wait(seconds)
 
-    def opened(self) -> None:
+    def opened(self, connection: socket.socket) -> None:
+        """Note a connection, to be closed at the end."""
         with self._lock:
             self.connections += 1
+            self._open.append(connection)
 
 
 class _Server(ThreadingHTTPServer):
@@ -170,15 +182,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def setup(self) -> None:
         super().setup()
-        self.server.wire.opened()
+        self.server.wire.opened(self.connection)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing is printed."""
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         self._send(404, b'{"detail": "Not Found"}', "application/json", {})
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         size = int(self.headers.get("content-length", 0))
         body = json.loads(self.rfile.read(size) or b"{}")
         headers = {key.lower(): value for key, value in self.headers.items()}
