@@ -6,7 +6,10 @@ import logging
 import socket
 import time
 import traceback
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -14,7 +17,7 @@ from agent.providers.exchange import wait_of
 from agent.providers.records import ProviderError, Trouble
 from agent.providers.redact import MARK, redact
 from tests.agent.providers.asking import ASK, BOTH, provider
-from tests.agent.providers.wire import Scripted, Wire, hang, raw, status, text
+from tests.agent.providers.wire import Scripted, Wire, drip, hang, raw, status, text
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -80,9 +83,10 @@ def test_the_time_to_wait_may_be_a_date_and_is_never_nonsense() -> None:
 
 
 @pytest.mark.parametrize(("kind", "stream"), BOTH)
-def test_a_hang_ends_in_time(kind: str, stream: bool) -> None:
+@pytest.mark.parametrize("reply", [hang(30.0), hang(30.0, silent=True), drip()])
+def test_a_hang_ends_in_time(kind: str, stream: bool, reply: Scripted) -> None:
     start = time.monotonic()
-    with Wire(hang(30.0)) as wire, pytest.raises(ProviderError, match="within") as caught:
+    with Wire(reply) as wire, pytest.raises(ProviderError, match="within") as caught:
         provider(wire, kind, stream, timeout=0.3).complete(ASK)
     assert time.monotonic() - start < 5.0
     assert (caught.value.trouble, caught.value.sent) == (Trouble.NETWORK, True)
@@ -118,8 +122,6 @@ def test_another_kind_of_server_is_the_urls_fault(kind: str, page: bytes) -> Non
 
 @pytest.mark.parametrize("kind", ["anthropic", "openai"])
 def test_a_text_that_cannot_be_sent_is_our_fault(kind: str) -> None:
-    from dataclasses import replace
-
     with Wire(text("ok")) as wire, pytest.raises(ProviderError) as caught:
         provider(wire, kind, False).complete(replace(ASK, system="\ud800"))
     assert (caught.value.trouble, caught.value.sent) == (Trouble.REQUEST, False)
@@ -214,6 +216,6 @@ def test_no_key_goes_in_clear_over_a_network(monkeypatch: pytest.MonkeyPatch) ->
     assert "https" in (caught.value.hint or "")
 
 
-def _to_loopback(resolve):  # type: ignore[no-untyped-def]
+def _to_loopback(resolve: Callable[..., Any]) -> Callable[..., Any]:
     """Name resolution that finds every host here."""
     return lambda host, port, *more, **named: resolve("127.0.0.1", port, *more, **named)
