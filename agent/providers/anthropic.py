@@ -74,10 +74,8 @@ class Anthropic:
         try:
             return self._ask(request)
         except ProviderError as error:
-            sampled = self._sampled and request.temperature is not None
-            if error.trouble is not Trouble.REQUEST or not sampled or "temperature" not in str(
-                error
-            ):  # fmt: skip
+            refused = error.trouble is Trouble.REQUEST and "temperature" in str(error)
+            if not (refused and self._sampled and request.temperature is not None):
                 raise
         self._sampled = False
         return self._ask(request)
@@ -85,7 +83,8 @@ class Anthropic:
     def _ask(self, request: Request) -> Reply:
         asked = body_of(request, self.model)
         if self._sampled and request.temperature is not None:
-            asked["temperature"] = request.temperature
+            # Newer versions of the package have no such parameter: older models still take it.
+            asked["extra_body"] = {"temperature": request.temperature}
         body = self._line.fetch(
             lambda client: client.messages.with_streaming_response.create(
                 **asked, stream=self._stream

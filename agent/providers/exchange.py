@@ -154,6 +154,9 @@ class Line:
                         self._timeout, connect=min(self._timeout, CONNECT_SECONDS)
                     ),
                 )  # fmt: skip
+                # Older versions of a package send this beside the key, to whatever URL.
+                if getattr(self._client, "auth_token", None):
+                    self._client.auth_token = None
                 redact_logs()
             return self._client
 

@@ -122,7 +122,7 @@ TABLE: Mapping[str, Mapping[str, Price]] = {
         "claude-haiku-4-5": _row((1.0, 0.10, 1.25, 5.0), f"{_CLAUDE_MODEL}/haiku-4-5/overview"),
     },
     "openai": {
-        # Its cache: reads "60% cheaper" than those of 6, writes by the vendor's 1.25 of input.
+        # Cache of 6.2 Astra: reads "60% cheaper" than 6's, writes by the vendor's 1.25 of input.
         "gpt-6.2-astra": _long(8.0, 0.40, 10.0, 40.0, _REPORTED),
         "gpt-6-astra": _long(10.0, 1.0, 12.5, 50.0, _REPORTED),
         "gpt-6.2-sol": _long(2.0, 0.10, 2.5, 10.0, f"{_OPENAI}/gpt-6.2-sol"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -34,6 +36,7 @@ class Scripted:
         calls: (name, arguments) pairs, arguments as JSON-able or as raw text.
         thinking: a block of thought before the rest (Anthropic's format only).
         cut: whether the body ends half way; ``hang``: seconds of silence in its middle.
+        silent: whether it hangs before its head; ``drip``: seconds between signs of life.
         raw: this very body instead.
     """
 
@@ -48,6 +51,8 @@ class Scripted:
     ids: bool = True
     cut: bool = False
     hang: float = 0.0
+    silent: bool = False
+    drip: float = 0.0
     raw: bytes | None = None
 
 
@@ -71,9 +76,14 @@ def truncated(said: str = "half of what was to be said") -> Scripted:
     return Scripted(text=said, cut=True)
 
 
-def hang(seconds: float = 5.0) -> Scripted:
-    """A reply that stops coming."""
-    return Scripted(text="never whole", hang=seconds)
+def hang(seconds: float = 5.0, *, silent: bool = False) -> Scripted:
+    """A reply that stops coming; silent: not even its head comes."""
+    return Scripted(text="never whole", hang=seconds, silent=silent)
+
+
+def drip(every: float = 0.05) -> Scripted:
+    """A stream that shows life and never says anything, with these seconds between two signs."""
+    return Scripted(drip=every)
 
 
 def huge(size: int) -> Scripted:
@@ -112,6 +122,7 @@ class Wire:
         self._lock = threading.Lock()
         self.requests: list[Recorded] = []
         self.connections = 0
+        self._open: list[socket.socket] = []
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.wire = self
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -126,10 +137,14 @@ class Wire:
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
-        tb: TracebackType | None,
+        trace: TracebackType | None,
     ) -> None:
         self._done.set()
         self._server.shutdown()
+        with self._lock:
+            for connection in self._open:
+                with contextlib.suppress(OSError):  # the client closed it already
+                    connection.shutdown(socket.SHUT_RDWR)
         self._server.server_close()
         self._thread.join()
 
@@ -149,13 +164,15 @@ class Wire:
                 return step(request)
             return self._script.pop(0)  # type: ignore[return-value]
 
-    def wait(self, seconds: float) -> None:
-        """Sleep, unless the context ends."""
-        self._done.wait(seconds)
+    def wait(self, seconds: float) -> bool:
+        """Sleep, unless the context ends; whether it did."""
+        return self._done.wait(seconds)
 
-    def opened(self) -> None:
+    def opened(self, connection: socket.socket) -> None:
+        """Note a connection, to be closed at the end."""
         with self._lock:
             self.connections += 1
+            self._open.append(connection)
 
 
 class _Server(ThreadingHTTPServer):
@@ -169,11 +186,12 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else head and body are 40 ms apart
     server: _Server
 
     def setup(self) -> None:
         super().setup()
-        self.server.wire.opened()
+        self.server.wire.opened(self.connection)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing is printed."""
@@ -202,6 +220,16 @@ class _Handler(BaseHTTPRequestHandler):
         whole = "".join(pieces).encode()
         if step.cut:
             self._send(200, whole[: len(whole) // 2], kind, step.headers)
+        elif step.drip:
+            self.send_response(200)
+            self.send_header("content-type", "text/event-stream")
+            self.send_header("connection", "close")
+            self.end_headers()
+            while not self.server.wire.wait(step.drip):
+                self.wfile.write(b": still here\n\n")
+        elif step.silent:
+            self.server.wire.wait(step.hang)
+            self.close_connection = True
         elif step.hang:
             self.send_response(200)
             self.send_header("content-type", kind)
@@ -286,20 +314,20 @@ def _block_events(index: int, block: dict[str, Any]) -> Iterator[dict[str, Any]]
 def _openai(request: Recorded, step: Scripted) -> Iterator[str]:
     words = {"end": "stop", "tools": "tool_calls", "refused": "content_filter"}
     stop = words.get(step.stop, step.stop)
-    usage = None
+    usage: dict[str, Any] | None = None
     if step.usage is not None:
         told = {"cached_tokens": step.usage.get("cached", 0),
                 "cache_write_tokens": step.usage.get("written", 0)}  # fmt: skip
         usage = {"prompt_tokens": step.usage.get("prompt", 0), "prompt_tokens_details": told,
                  "completion_tokens": step.usage.get("completion", 0)}  # fmt: skip
-    calls = [
+    calls: list[dict[str, Any]] = [
         {"function": {"name": name, "arguments": _spelt(arguments)}, "type": "function"}
         | ({"id": f"call-{i}"} if step.ids else {})
         for i, (name, arguments) in enumerate(step.calls)
     ]
     head = {"id": "chatcmpl-1", "model": request.body["model"]}
     if not request.streams:
-        message = {"role": "assistant", "content": step.text or None}
+        message: dict[str, Any] = {"role": "assistant", "content": step.text or None}
         message |= {"tool_calls": calls} if calls else {}
         choice = {"index": 0, "message": message, "finish_reason": stop}
         yield json.dumps({**head, "object": "chat.completion", "choices": [choice]}
@@ -308,14 +336,16 @@ def _openai(request: Recorded, step: Scripted) -> Iterator[str]:
     deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
     deltas += [{"content": piece} for piece in _halves(step.text)]
     for i, call in enumerate(calls):
-        whole = call["function"]["arguments"]  # type: ignore[index]
-        first = {"name": call["function"]["name"], "arguments": ""}  # type: ignore[index]
+        whole = call["function"]["arguments"]
+        first = {"name": call["function"]["name"], "arguments": ""}
         deltas.append({"tool_calls": [{**call, "index": i, "function": first}]})
         deltas += [
             {"tool_calls": [{"index": i, "function": {"arguments": piece}}]}
             for piece in _halves(whole)
         ]
-    choices = [{"index": 0, "delta": delta, "finish_reason": None} for delta in deltas]
+    choices: list[dict[str, Any]] = [
+        {"index": 0, "delta": delta, "finish_reason": None} for delta in deltas
+    ]
     choices.append({"index": 0, "delta": {}, "finish_reason": stop})
     chunk = {**head, "object": "chat.completion.chunk"}
     for choice in choices:
