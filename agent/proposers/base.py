@@ -22,7 +22,11 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True)
 class Elite:
-    """A judged candidate: loss and predicted step seconds are better when lower."""
+    """A judged candidate: loss and predicted step seconds are better when lower.
+
+    Attributes:
+        proposer: who made it.
+    """
 
     candidate_id: int
     text: str
@@ -31,6 +35,7 @@ class Elite:
     step_seconds: float
     on_front: bool
     structure_hash: str
+    proposer: str = ""
 
 
 @dataclass(frozen=True, slots=True)
