@@ -8,6 +8,7 @@ from runs.quality import Estimate
 
 _NOISE = 1e-6  # an error below it is that of floating point
 
+
 def measured(value: float, error: float | None = None, *, sign: bool = False) -> str:
     """``0.125 ± 0.013``: the error to two significant digits, the value to the same place.
 
