@@ -56,20 +56,27 @@ def agent_shares(
 
 
 def all_shares(
-    kinds: Mapping[str, tuple[int, int]], agents: Mapping[str, tuple[int, int, float]]
+    kinds: Mapping[str, tuple[int, int]],
+    agents: Mapping[str, tuple[int, int, float]],
+    *,
+    least: float = 0.0,
 ) -> dict[str, float]:
     """Share of every proposer by name; the models divide the share of their kind.
 
     Args:
         kinds: (evaluated, on the front) of those that are no language model.
         agents: see :func:`agent_shares`; empty in a run without a language model.
+        least: what the models have together at the least.
     """
     if not agents:
         return shares(kinds)
     together = (sum(a[0] for a in agents.values()), sum(a[1] for a in agents.values()))
     first = shares({**kinds, LLM: together})
-    theirs = first.pop(LLM)
-    return {**first, **{n: theirs * s for n, s in agent_shares(agents).items()}}
+    bandits = first.pop(LLM)
+    theirs = max(bandits, least) if kinds else 1.0
+    left = (1 - theirs) / (1 - bandits) if kinds else 0.0
+    others = {n: s * left for n, s in first.items()}
+    return {**others, **{n: theirs * s for n, s in agent_shares(agents).items()}}
 
 
 def draw(wanted: Mapping[str, float], rng: random.Random) -> str:
@@ -101,7 +108,7 @@ def shares_now(
     paid = dollars or {}
     kinds = {n: brought(now, n) for n in active if n in _KINDS}
     agents = {n: (*brought(now, n), paid.get(n, 0.0)) for n in active if n not in _KINDS}
-    return all_shares(kinds, agents) if kinds or agents else {}
+    return all_shares(kinds, agents, least=1 - now.config.fill) if kinds or agents else {}
 
 
 def proposer_rows(

@@ -12,10 +12,11 @@ from agent.commands import (
     evaluate,
     inspect_run,
     judge,
+    outside,
     replay,
     search,
     tune_kernels,
-)  # fmt: skip
+)
 from vortex.errors import ExitCode, VortexError
 
 
@@ -77,6 +78,7 @@ def models_list() -> None:
 for command in (
     *judge.COMMANDS, *evaluate.COMMANDS, *search.COMMANDS, *inspect_run.COMMANDS,
     *compare.COMMANDS, *tune_kernels.COMMANDS, *cost.COMMANDS, *replay.COMMANDS,
+    *outside.COMMANDS,
 ):  # fmt: skip
     main.add_command(command)
 

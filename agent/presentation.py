@@ -11,6 +11,7 @@ from agent.standing import Standing, Standings, standings
 from agent.targets import standin_note
 from evals.result import Sample
 from runs.board import Board, Cell, Row
+from runs.ledger import Ledger
 from runs.quality import RANKED_TASKS, Estimate, by_context, estimate, scale_of
 from runs.records import RunConfig
 from runs.store import Store
@@ -44,14 +45,19 @@ def board_of(store: Store) -> Board:
         environment=store.environment(),
         gpu=_gpu(now),
         gpu_step_origin=_step_origin(now),
-        proposers=proposer_rows(now, active_proposers(now)),
+        proposers=proposer_rows(now, active_proposers(config), _paid(store, config)),
     )
 
 
-def active_proposers(now: Standings) -> tuple[str, ...]:
+def active_proposers(config: RunConfig) -> tuple[str, ...]:
     """Those that the run's next evaluations are shared among."""
-    del now
-    return ("evolve", "tune")
+    if config.strategy == "independent":
+        return config.agents
+    return ("evolve", "tune", "ablate", *config.agents)
+
+
+def _paid(store: Store, config: RunConfig) -> dict[str, float] | None:
+    return Ledger(store).dollars_by_agent() if config.agents else None
 
 
 def _gpu(now: Standings) -> str:

@@ -33,13 +33,13 @@ class Sources:
         return shares_now(now, self.names(), paid)
 
     def ask(self, now: Standings, left: int) -> None:
-        """Begin turns of language models while threads are free.
+        """Begin turns of language models while threads are free and their share allows.
 
         Args:
             left: evaluations that nobody has a claim to yet, but for turns that run.
         """
         studio = self.studio
-        while studio is not None and left > studio.open_turns():
+        while studio is not None and left > studio.open_turns() and self._may_ask(now, studio):
             well = set(studio.well())
             wanted = {n: s for n, s in self.shares(now).items() if n in well}
             if not wanted:
@@ -47,6 +47,22 @@ class Sources:
             rng = random.Random(f"{now.config.seed}/turns/{len(studio.ledger.turns())}")
             if not studio.begin(draw(wanted, rng)):
                 return
+
+    def _may_ask(self, now: Standings, studio: Studio) -> bool:
+        """They may be ahead of their share by the turns that run at once, not more."""
+        if not self.proposers:
+            return True
+        share = self._share_of_models(now)
+        theirs = self._made(now, set(studio.agents)) + studio.open_turns()
+        others = self._made(now, {p.name for p in self.proposers})
+        return theirs < share * (theirs + others) + now.config.parallel_turns
+
+    def _share_of_models(self, now: Standings) -> float:
+        shares = self.shares(now)
+        return sum(shares.get(n, 0.0) for n in (self.studio.well() if self.studio else ()))
+
+    def _made(self, now: Standings, names: set[str]) -> int:
+        return sum(s.record.proposer in names for s in now.by_id.values())
 
     def fresh(self, now: Standings, left: int) -> int | None:
         """A new candidate from one of the others; None where they have none, or had their share.
@@ -74,15 +90,13 @@ class Sources:
         return None
 
     def _had_their_share(self, now: Standings) -> bool:
-        """Language models keep what the bandit says is theirs, at least 1 - ``fill``."""
-        well = self.studio.well() if self.studio else []
-        if not well:
+        """Idle evaluators are theirs to fill, but the models' share of the budget is kept free."""
+        if self.studio is None or not self.studio.well():
             return False
-        shares = self.shares(now)
-        most = min(now.config.fill, 1 - sum(shares.get(n, 0.0) for n in well))
-        mine = {p.name for p in self.proposers}
-        taken = sum(s.record.proposer in mine for s in now.by_id.values())
-        return taken >= most * now.config.evaluations
+        names = {p.name for p in self.proposers}
+        known = self._made(now, {"seed"})
+        most = (1 - self._share_of_models(now)) * (now.config.evaluations - known)
+        return self._made(now, names) >= most
 
 
 def search_context(now: Standings, *, seed: int) -> SearchContext:

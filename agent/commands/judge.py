@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,8 @@ from agent.commands.program_file import (
 from agent.minimise import minimise as shrink
 from runs.records import RunConfig
 from vortex.compile import bind, placed
-from vortex.cost import Price, page_bytes, price
+from vortex.cost import Price, page_bytes
+from vortex.cost import price as cost_of
 from vortex.devices import device as device_named
 from vortex.errors import ExitCode, VortexError
 from vortex.frontend import parse
@@ -58,7 +60,7 @@ def check(
 
         def priced(values: Mapping[str, object]) -> tuple[Candidate, Price, int]:
             candidate = bind(program, values, files=file.parent)
-            cost = price(candidate, shapes, workload, hardware)
+            cost = cost_of(candidate, shapes, workload, hardware)
             return candidate, cost, page_bytes(candidate, shapes)
 
         with placed(program):
@@ -105,6 +107,74 @@ def _facts(f: Mapping[str, Any], context: int, batch: int) -> str:
             f"  launches   {'; '.join(f['launches'])} (a layer, on a GPU)",
         ]
     )
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--knob", "knobs", multiple=True, help="NAME=VALUE; others take their defaults.")
+@click.option("--model", default=_DEFAULTS.model, show_default=True, help="Target model.")
+@click.option("--device", default=_DEFAULTS.price_for, show_default=True)
+@click.option("--context", default=_DEFAULTS.context, show_default=True)
+@click.option("--batch", default=_DEFAULTS.batch, show_default=True)
+@click.option("--json", "as_json", is_flag=True)
+def price(
+    file: Path, knobs: tuple[str, ...], model: str, device: str, context: int, batch: int,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Predict what a decode step of a program costs, beside full attention."""
+    shapes, hardware = geometry(model), device_named(device)
+    workload = Workload(batch=batch, context=context)
+    with errors_as_json(as_json):
+        program = parse(read_program(file), filename=str(file), reserved=True)
+        with placed(program):
+            candidate = bind(program, parse_knobs(knobs), files=file.parent)
+            cost = cost_of(candidate, shapes, workload, hardware)
+    facts: dict[str, Any] = {
+        "ok": True,
+        "name": program.name,
+        "candidate_hash": candidate.candidate_hash,
+        "knobs": dict(candidate.knobs),
+        "model": model,
+        "device": cost.device,
+        "batch": batch,
+        "context": context,
+        "origin": cost.origin,
+        "attended_tokens": cost.attended_tokens,
+        "sparse_layers": cost.sparse_layers,
+        "index_bytes_per_token": cost.index_bytes_per_token,
+        "memory_bytes": cost.memory,
+        "fits": cost.fits,
+        "speedup": cost.speedup_step,
+        "attention_speedup": cost.speedup_attention,
+        "step": dataclasses.asdict(cost.sparse),
+        "full_attention_step": dataclasses.asdict(cost.full),
+    }
+    click.echo(json.dumps(facts, indent=2) if as_json else _cost_lines(facts))
+
+
+def _cost_lines(f: Mapping[str, Any]) -> str:
+    rows = [
+        f"{f['name']} on {f['device']} for {f['model']}, batch {f['batch']}, {f['context']:,} "
+        "tokens, per decode step (all predicted):",
+        f"  {'':12} {'program':>12} {'full':>12}",
+    ]
+    for title, key, scale in (
+        ("step ms", "seconds", 1e3), ("attention ms", "attention_seconds", 1e3),
+        ("index MB", "index_bytes", 1e-6), ("attended MB", "attended_bytes", 1e-6),
+        ("dense MB", "dense_bytes", 1e-6), ("upkeep MB", "upkeep_bytes", 1e-6),
+        ("weights MB", "weight_bytes", 1e-6), ("launches", "launches", 1),
+    ):  # fmt: skip
+        form = ",.0f" if key == "launches" else ",.3f" if key.endswith("seconds") else ",.1f"
+        pair = (f"{f[side][key] * scale:{form}}" for side in ("step", "full_attention_step"))
+        rows.append(f"  {title:12} " + " ".join(f"{x:>12}" for x in pair))
+    rows.append(
+        f"  {f['speedup']:.2f}x full attention ({f['attention_speedup']:.2f}x in attention alone), "
+        f"{f['attended_tokens']:,} tokens attended, fields of {f['index_bytes_per_token']:.1f} "
+        "bytes per token"
+    )
+    if not f["fits"]:
+        rows.append(f"  {f['memory_bytes'] / 1e9:,.1f} GB do not fit on the device")
+    return "\n".join(rows)
 
 
 @click.command("import")
@@ -172,4 +242,4 @@ def _recovered(answer: Mapping[str, Any]) -> float | None:
     return None
 
 
-COMMANDS = (check, import_program, minimise)
+COMMANDS = (check, price, import_program, minimise)

@@ -48,14 +48,18 @@ class Desk:
     Args:
         now: the run as the turn found it; ``nothing_known`` where a turn is told nothing.
         brief: its parent is what prices are compared with.
+        tuned: whether a tuner moves knobs beside this one; if not, other knobs of a known structure
+            are a candidate of their own.
 
     Raises:
         VortexError: E302, E401, E402 or E404, the configuration names what is not here.
     """
 
-    def __init__(self, config: RunConfig, now: Standings, brief: Brief) -> None:
+    def __init__(
+        self, config: RunConfig, now: Standings, brief: Brief, *, tuned: bool = True
+    ) -> None:
         self._target: Target = target_of(config)
-        self._now, self._brief = now, brief
+        self._now, self._brief, self._tuned = now, brief, tuned
         self._tools: Mapping[str, Callable[[Arguments], Answer]] = {
             "check_program": self._check,
             "price_program": self._price,
@@ -169,7 +173,7 @@ class Desk:
         number = candidates.get(made.candidate.candidate_hash)
         if number is not None:
             return self._recorded(number, "this is", "with the same knobs")
-        number = structures.get(made.candidate.structure_hash)
+        number = structures.get(made.candidate.structure_hash) if self._tuned else None
         if number is None:
             return None
         return self._recorded(
@@ -184,7 +188,7 @@ class Desk:
         lines.append(self._ending(standing))
         if standing.record.note:
             lines.append(f"its note: {quoted(standing.record.note, 200)}")
-        lines.append("Hand in another structure.")
+        lines.append(f"Hand in another structure{'' if self._tuned else ', or other knobs'}.")
         return "\n".join(lines)
 
     def _ending(self, standing: Standing) -> str:
