@@ -276,8 +276,13 @@ class Ledger:
         if turn is not None:
             query = query.where(t.c.turn == turn)
         rows = self._rows(query)
-        with self.store.read() as connection:
-            texts = {b.sha256: b.text for b in connection.execute(select(tables.blobs))}
+        blobs = select(tables.blobs)
+        if turn is not None:
+            keys = {
+                k for r in rows for n in ("texts", "messages") for k in r._mapping[t.c.content][n]
+            }
+            blobs = blobs.where(tables.blobs.c.sha256.in_(keys))
+        texts = {b.sha256: b.text for b in self._rows(blobs)}
         return [_entry(row._mapping, texts) for row in rows]
 
     def last(self, turn: int, step: int) -> Entry | None:

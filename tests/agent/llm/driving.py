@@ -1,0 +1,74 @@
+"""Agent runs for tests: the fake evaluator judges, a server on loopback answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from agent.llm.prefix import prefix
+from agent.llm.recruit import recruit
+from agent.llm.studio import Studio
+from agent.loop import Search
+from agent.proposers.ablate import Ablate
+from agent.proposers.base import Proposer
+from agent.proposers.evolve import Evolve
+from agent.proposers.tune import Tune
+from runs.records import RunConfig
+from runs.store import Store
+from search_spaces.grammar import program
+from tests.agent.providers.wire import Recorded, Scripted, tool_calls
+from tests.fake_evaluator import FakeEvaluator
+
+HANDLER = f"{FakeEvaluator.__module__}:{FakeEvaluator.__name__}"
+OTHERS: tuple[Proposer, ...] = (Evolve(), Tune(), Ablate())
+
+
+def submission(seed: int, **more: Any) -> tuple[str, dict[str, Any]]:
+    """A call that hands in a program drawn from the grammar."""
+    claim = {"hypothesis": f"Guess {seed}.", "compared_to": 4, "expected_loss": "lower",
+             "expected_time": "same"}  # fmt: skip
+    return "submit_program", {"program": program(seed), **claim, **more}
+
+
+class Guesser:
+    """Answers every request with another program."""
+
+    def __init__(self, first: int = 1000) -> None:
+        self.next = first
+
+    def __call__(self, request: Recorded) -> Scripted:
+        self.next += 1
+        return tool_calls(submission(self.next))
+
+
+def config_for(*agents: str, **more: Any) -> RunConfig:
+    fields: dict[str, Any] = {
+        "evaluations": 20, "rungs": (3, 4), "workers": 2, "throughput": False, "agents": agents,
+    }  # fmt: skip
+    return RunConfig.model_validate(fields | more)
+
+
+def search_of(
+    store: Store,
+    *,
+    proposers: tuple[Proposer, ...] = OTHERS,
+    said: list[str] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Search:
+    """A search as the command line makes it."""
+    config = store.config()
+    lines = [] if said is None else said
+    agents = recruit(store, config, lines.append)
+    search = Search(store, proposers, lambda p: None, stop, handler=HANDLER)
+    search.studio = Studio(
+        store, config, agents, prefix(config), stop=stop, say=lines.append, sleep=lambda s: None
+    )
+    return search
+
+
+def run(folder: Path, config: RunConfig, **more: Any) -> Store:
+    """A whole run."""
+    store = Store.create(folder, config, {"test": "yes"})
+    search_of(store, **more).run()
+    return store
