@@ -15,7 +15,7 @@ ORDER = ("vortex", "search_spaces", "evals", "runs", "agent")
 MAX_LINES = 400
 EXECUTES = ("eval", "exec", "compile", "__import__")
 PICKLES = ("pickle", "cPickle", "_pickle", "dill", "cloudpickle", "shelve", "marshal")
-OPTIONAL = ("triton", "sglang", "vortex.triton", "vortex.serving")
+OPTIONAL = ("triton", "sglang", "vortex.triton", "vortex.serving", "anthropic", "openai", "mcp")
 # These folders are imported only where the device or the engine is there.
 OPTIONAL_FOLDERS = ("vortex/triton/", "vortex/serving/", "evals/device/")
 # Programs of the language: read as text, never imported.

@@ -145,7 +145,9 @@ class Line:
                 # The body of a refusal is read here, not by the package, which sets no limit;
                 # a redirect could carry the key elsewhere. No proxy is between us and ourselves.
                 http = self._sdk.DefaultHttpxClient(
-                    follow_redirects=False, trust_env=not local, event_hooks={"response": [_check]}
+                    follow_redirects=False,
+                    trust_env=not local,
+                    event_hooks={"response": [self._check]},
                 )
                 self._client = getattr(self._sdk, self._maker)(
                     api_key=self._key(), base_url=self._url or self._home, http_client=http,
@@ -186,6 +188,18 @@ class Line:
                 raise self._late()
             yield chunk
 
+    def _check(self, response: Any) -> None:
+        """Raise what is not 2xx, with as much of its body as is worth reading and waiting for."""
+        if 200 <= response.status_code < 300:
+            return
+        data, start = b"", self._clock()
+        for chunk in response.iter_bytes():
+            data += chunk
+            if len(data) >= COMPLAINT_BYTES or self._clock() - start > self._timeout:
+                break
+        headers = {k.lower(): v for k, v in response.headers.items()}
+        raise Refused(response.status_code, headers, data[:COMPLAINT_BYTES])
+
     def _late(self) -> ProviderError:
         return ProviderError(
             f"{self.name}: no complete reply within {self._timeout:g} s", Trouble.NETWORK, sent=True
@@ -218,19 +232,6 @@ class Line:
         return ProviderError(
             f"{self.name}: the request cannot be sent ({names[-1]}: {why})", Trouble.REQUEST
         )
-
-
-def _check(response: Any) -> None:
-    """Raise what is not 2xx, with as much of its body as is worth reading."""
-    if 200 <= response.status_code < 300:
-        return
-    data = b""
-    for chunk in response.iter_bytes():
-        data += chunk
-        if len(data) >= COMPLAINT_BYTES:
-            break
-    headers = {k.lower(): v for k, v in response.headers.items()}
-    raise Refused(response.status_code, headers, data[:COMPLAINT_BYTES])
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -7,6 +7,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from agent.providers.exchange import wait_of
-from agent.providers.records import ProviderError, Trouble
+from agent.providers.records import Message, ProviderError, Trouble
 from agent.providers.redact import MARK, redact
 from tests.agent.providers.asking import ASK, BOTH, provider
 from tests.agent.providers.wire import Scripted, Wire, drip, hang, raw, status, text
@@ -131,9 +132,25 @@ def test_control_characters_of_a_complaint_do_not_reach_the_terminal() -> None:
     assert "\x1b" not in str(failure("openai", False, status(400, said("\x1b[2Jgone"))))
 
 
-def test_an_endless_complaint_is_not_read_to_its_end() -> None:
-    error = failure("openai", False, status(400, "x" * 3_000_000))
-    assert len(str(error)) < 1000
+@pytest.mark.parametrize("sign", ["x" * 50_000, "x"])
+def test_an_endless_complaint_is_neither_read_nor_awaited_to_its_end(sign: str) -> None:
+    start = time.monotonic()
+    with Wire(drip(0.01, code=400, sign=sign)) as wire, pytest.raises(ProviderError) as caught:
+        provider(wire, "openai", False, timeout=0.4).complete(ASK)
+    assert time.monotonic() - start < 5.0
+    assert caught.value.trouble is Trouble.REQUEST and len(str(caught.value)) < 1000
+
+
+def test_threads_share_a_provider() -> None:
+    with Wire(lambda r: text(r.body["messages"][-1]["content"])) as wire:
+        asked = provider(wire, "openai", True)
+
+        def echo(n: int) -> str:
+            return asked.complete(replace(ASK, messages=(Message("user", str(n)),))).text
+
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(echo, range(40))) == [str(n) for n in range(40)]
+        assert len(wire.requests) == 40
 
 
 @pytest.mark.parametrize(("kind", "stream"), BOTH)

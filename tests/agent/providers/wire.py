@@ -81,9 +81,9 @@ def hang(seconds: float = 5.0, *, silent: bool = False) -> Scripted:
     return Scripted(text="never whole", hang=seconds, silent=silent)
 
 
-def drip(every: float = 0.05) -> Scripted:
-    """A stream that shows life and never says anything, with these seconds between two signs."""
-    return Scripted(drip=every)
+def drip(every: float = 0.05, *, code: int = 200, sign: str = ": still here\n\n") -> Scripted:
+    """A body without end that shows a sign of life every so many seconds, and nothing else."""
+    return Scripted(drip=every, status=code, body=sign)
 
 
 def huge(size: int) -> Scripted:
@@ -205,7 +205,9 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {key.lower(): value for key, value in self.headers.items()}
         request = Recorded(self.path, headers, body)
         step = self.server.wire.answer(request)
-        if step.raw is not None:
+        if step.drip:
+            self._drip(step)
+        elif step.raw is not None:
             self._send(200, step.raw, "application/json", step.headers)
         elif step.status != 200:
             data = step.body if isinstance(step.body, str) else json.dumps(step.body or {})
@@ -220,13 +222,6 @@ class _Handler(BaseHTTPRequestHandler):
         whole = "".join(pieces).encode()
         if step.cut:
             self._send(200, whole[: len(whole) // 2], kind, step.headers)
-        elif step.drip:
-            self.send_response(200)
-            self.send_header("content-type", "text/event-stream")
-            self.send_header("connection", "close")
-            self.end_headers()
-            while not self.server.wire.wait(step.drip):
-                self.wfile.write(b": still here\n\n")
         elif step.silent:
             self.server.wire.wait(step.hang)
             self.close_connection = True
@@ -241,6 +236,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         else:
             self._send(200, whole, kind, {"request-id": "req_1", **step.headers})
+
+    def _drip(self, step: Scripted) -> None:
+        self.send_response(step.status)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("connection", "close")
+        self.end_headers()
+        while not self.server.wire.wait(step.drip):
+            self.wfile.write(step.body.encode())
 
     def _send(self, code: int, data: bytes, kind: str, headers: Mapping[str, str]) -> None:
         self.send_response(code)
