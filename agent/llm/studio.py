@@ -17,7 +17,8 @@ from runs.ledger import Ledger, Turn
 from runs.records import RunConfig
 from runs.store import Store
 
-MOST_FAILURES = 3  # in a row, before an agent is left alone for the rest of this process
+# In a row, before an agent is left alone for the rest of this process.
+MOST_FAILURES, MOST_FRUITLESS = 3, 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ class Studio:
         self._threads = ThreadPoolExecutor(config.parallel_turns, thread_name_prefix="vortex-turn")
         self._running: dict[Future[None], Turn] = {}
         self._failures: Counter[str] = Counter()
+        self._fruitless: Counter[str] = Counter()
         self._lock = threading.Lock()
         self.capped = False  # a cap was reached: no more turns
 
@@ -89,9 +91,13 @@ class Studio:
         return sum(t.purpose == PROPOSE for f, t in self._running.items() if not f.done())
 
     def well(self) -> list[str]:
-        """Agents that have not failed again and again."""
+        """Agents that have not failed, or brought nothing, again and again."""
         with self._lock:
-            return [n for n in self.agents if self._failures[n] < MOST_FAILURES]
+            return [n for n in self.agents if not self._is_left(n)]
+
+    def _is_left(self, name: str) -> bool:
+        many = self._failures[name] >= MOST_FAILURES
+        return many or self._fruitless[name] >= MOST_FRUITLESS
 
     def begin(self, agent: str) -> bool:
         """Begin a turn; False where no thread is free or a cap was reached."""
@@ -163,7 +169,11 @@ class Studio:
         said = ended.submission
         if said is None:
             self.ledger.close_turn(turn.id, ended.outcome, ended.detail)
+            why = f"{MOST_FRUITLESS} turns in a row brought no program; the last: {ended.detail}"
+            self._count(self._fruitless, agent.name, why)
             return
+        with self._lock:
+            self._fruitless[agent.name] = 0
         if said.compared_to is not None and said.compared_to not in parents:
             parents = [*parents, said.compared_to]
         self.ledger.submit(
@@ -179,11 +189,16 @@ class Studio:
             self.capped = True
         if end.outcome == "failed":
             self._store.note("agent_failed", f"{turn.agent}: {end.detail}")
-            with self._lock:
-                self._failures[turn.agent] += 1
-                gone = self._failures[turn.agent] == MOST_FAILURES
-            if gone:
-                self._say(f"{turn.agent} is left alone from now on: {end.detail}")
+            self._count(self._failures, turn.agent, end.detail)
+
+    def _count(self, counter: Counter[str], name: str, why: str) -> None:
+        with self._lock:
+            before = self._is_left(name)
+            counter[name] += 1
+            gone = self._is_left(name) and not before
+        if gone:
+            self._store.note("agent_left", f"{name}: {why}")
+            self._say(f"{name} is left alone from now on: {why}")
 
     def _retried(self, agent: Agent, error: ProviderError, seconds: float) -> None:
         self._store.note("retry", f"{agent.name}: {error.message}; again in {seconds:.1f} s")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from agent.crew import Crew
 from agent.llm.prefix import prefix
 from agent.llm.recruit import recruit
 from agent.llm.studio import Studio
@@ -14,13 +15,32 @@ from agent.proposers.ablate import Ablate
 from agent.proposers.base import Proposer
 from agent.proposers.evolve import Evolve
 from agent.proposers.tune import Tune
+from agent.workers import worker_config
 from runs.records import RunConfig
 from runs.store import Store
 from search_spaces.grammar import program
 from tests.agent.providers.wire import Recorded, Scripted, tool_calls
 from tests.fake_evaluator import FakeEvaluator
 
-HANDLER = f"{FakeEvaluator.__module__}:{FakeEvaluator.__name__}"
+
+class ThreadCrew(Crew):
+    """Judges in threads of this process: workers of their own take seconds to start."""
+
+    def __init__(self, config: RunConfig, size: int) -> None:
+        super().__init__("", {}, size=size)
+        self._evaluator = FakeEvaluator(worker_config(config))
+
+    def _ask(self, request: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+        return self._evaluator.handle(request)
+
+
+class QuickSearch(Search):
+    """A search with such a crew."""
+
+    def _crew(self, config: RunConfig, size: int, *, prefilling: bool = False) -> Crew:
+        return ThreadCrew(config, size)
+
+
 OTHERS: tuple[Proposer, ...] = (Evolve(), Tune(), Ablate())
 
 
@@ -60,7 +80,7 @@ def search_of(
     config = store.config()
     lines = [] if said is None else said
     agents = recruit(store, config, lines.append)
-    search = Search(store, proposers, lambda p: None, stop, handler=HANDLER)
+    search = QuickSearch(store, proposers, lambda p: None, stop)
     search.studio = Studio(
         store, config, agents, prefix(config), stop=stop, say=lines.append, sleep=lambda s: None
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,8 @@ def test_a_provider_that_is_gone_ends_in_a_search_without_it(tmp_path: Path) -> 
     with Wire(gone) as wire:
         store = run(tmp_path, config_for(named("openai", wire)), said=said)
     assert store.evaluated() == 20
-    assert [t.outcome for t in Ledger(store).turns()][1:] == ["failed"] * 3
+    outcomes = [t.outcome for t in Ledger(store).turns()][1:]
+    assert set(outcomes) == {"failed"} and 3 <= len(outcomes) <= 4  # two turns run at once
     assert any("left alone" in line for line in said)
 
 
@@ -137,13 +139,17 @@ def test_caps_hold_with_four_turns_at_once_and_end_the_run_in_order(
     cap: str, tmp_path: Path
 ) -> None:
     limit: dict[str, Any] = {"max_tokens": 400_000} if cap == "max_tokens" else {"max_cost": 0.6}
-    with Wire(Guesser()) as wire:
+    usage = {"prompt": 9000, "cached": 0, "written": 0, "completion": 3000}
+    guess = Guesser()
+
+    def dear(request: Recorded) -> Scripted:
+        return replace(guess(request), usage=usage)
+
+    with Wire(dear) as wire:
         config = config_for(
             named("openai", wire), evaluations=500, parallel_turns=4, workers=4,
             prices={"m": (1.0, 1.0, 1.0, 5.0)}, **limit,
         )  # fmt: skip
-        # Replies cost far more than they are bound by in truth: usage is the server's word.
-        wire.usage = {"prompt": 9000, "cached": 0, "written": 0, "completion": 3000}  # type: ignore[attr-defined]
         store = run(tmp_path, config)
     spent = Ledger(store).spent()
     assert spent.tokens <= config.max_tokens if config.max_tokens else True
