@@ -109,8 +109,11 @@ def program_block(text: str, *, limit: int, more: str = "") -> str:
         more: said where it was cut, as how to see the rest.
     """
     shown = program_text(text)
-    if shown is None:
-        return escaped(text)
+    return escaped(text) if shown is None else cut_block(shown, limit=limit, more=more)
+
+
+def cut_block(shown: str, *, limit: int, more: str = "") -> str:
+    """The same of a program that is printed already."""
     if len(shown) <= limit:
         return fenced(shown)
     cut = f"(cut: {len(shown) - limit:,} of {len(shown):,} characters{more})"
