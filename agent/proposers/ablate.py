@@ -18,8 +18,8 @@ _KNOWN = ("seed", "control", "tune")  # who makes no structure of their own
 class Ablate:
     """One part less of a member of the front that evolution or a language model made.
 
-    Knobs stay as they are, and something must still be ranked. Of each parent the smallest untried program comes first; what then holds
-    its place on the front is a parent in its turn.
+    Knobs stay as they are, and something must still be ranked. Of each parent the smallest untried
+    program comes first; what then holds its place on the front is a parent in its turn.
     """
 
     name = "ablate"
