@@ -9,7 +9,7 @@ from agent.llm.brief import Brief, Mode
 from agent.llm.hypotheses import Judged
 from agent.llm.notes import kept
 from agent.llm.portrait import hypothesis_line, name_of, portrait, reason, row
-from agent.llm.quoting import fenced, program_block, program_text, quoted
+from agent.llm.quoting import cut_block, escaped, fenced, program_text, quoted
 from agent.llm.target import target_of
 from agent.standing import Standing, Standings
 from evals.result import Status
@@ -47,7 +47,9 @@ class _Shown:
     """A program that has its place in the message: before it come its lines."""
 
     lines: tuple[str, ...]
-    standing: Standing
+    number: int
+    text: str
+    printed: str | None
 
 
 def opening(
@@ -73,7 +75,7 @@ def opening(
         fenced(kept(notes) or "(none yet)"),
         _CLOSE,
     ]
-    limits = [min(_LONGEST, _length(s)) for s in programs]
+    limits = [min(_LONGEST, len(s.printed or "")) for s in programs]
     while True:
         parts = [_rendered(s, limit) for s, limit in zip(programs, limits, strict=True)]
         text = "\n".join([*before, *parts, *after])
@@ -83,14 +85,18 @@ def opening(
         limits[longest] = max(_LEAST, limits[longest] * 3 // 4)
 
 
-def _length(shown: _Shown) -> int:
-    return len(program_text(shown.standing.record.text) or "")
+def _shown(standing: Standing, *lines: str) -> _Shown:
+    record = standing.record
+    return _Shown(lines, record.id, record.text, program_text(record.text))
 
 
 def _rendered(shown: _Shown, limit: int) -> str:
-    record = shown.standing.record
-    more = f"; read_candidate({record.id}) shows more"
-    block = program_block(record.text, limit=limit, more=more)
+    more = f"; read_candidate({shown.number}) shows more"
+    block = (
+        escaped(shown.text)
+        if shown.printed is None
+        else cut_block(shown.printed, limit=limit, more=more)
+    )
     return "\n".join([*shown.lines, block])
 
 
@@ -101,12 +107,12 @@ def _programs(now: Standings, brief: Brief) -> list[_Shown]:
     if parent is not None:
         title = "The candidate to explain" if brief.mode == Mode.EXPLAIN else "The parent"
         lines = portrait(now, parent, target_of(now.config))
-        found.append(_Shown((f"{title}: {lines[0]}", *lines[1:]), parent))
+        found.append(_shown(parent, f"{title}: {lines[0]}", *lines[1:]))
     for other in (now.by_id[i] for i in brief.others if i in now.by_id):
         title = {Mode.COMBINE: "The second parent", Mode.EXPLAIN: "For comparison"}.get(
             brief.mode, "An inspiration"
         )
-        found.append(_Shown((f"{title}:", row(now, other)), other))
+        found.append(_shown(other, f"{title}:", row(now, other)))
     return found
 
 

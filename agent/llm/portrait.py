@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from agent.llm.figures import estimated, measured, milliseconds, size
 from agent.llm.hypotheses import Judged
-from agent.llm.quoting import knobs_line, one_line, quoted
+from agent.llm.quoting import knobs_line, label, one_line, quoted
 from agent.llm.target import Target, parts_of
 from agent.standing import Standing, Standings
 from evals.result import Sample, Status
@@ -44,7 +44,7 @@ def row(now: Standings, standing: Standing) -> str:
     record = standing.record
     loss = f"loss gap {estimated(estimate(standing.losses))}" if standing.losses else "no loss yet"
     return (
-        f"- candidate {name_of(standing)} ({one_line(record.proposer, 40)}): {loss}; "
+        f"- candidate {name_of(standing)} ({label(record.proposer)}): {loss}; "
         f"{speed(now, standing)}{_bytes(standing)}; {knobs_line(record.knobs, 100)}"
     )
 
@@ -64,7 +64,7 @@ def portrait(now: Standings, standing: Standing, target: Target | None) -> list[
     record = standing.record
     parents = ", ".join(map(str, record.parents)) or "none"
     lines = [
-        f"candidate {name_of(standing)} by {one_line(record.proposer, 40)}, parents {parents}; "
+        f"candidate {name_of(standing)} by {label(record.proposer)}, parents {parents}; "
         f"status {standing.status or 'waiting'}; rungs done {standing.rung} of "
         f"{len(now.config.rungs)}",
         f"knobs: {knobs_line(record.knobs)}",

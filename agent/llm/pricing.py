@@ -14,12 +14,13 @@ from runs.quality import estimate
 from vortex.compile import bind, compile_text
 from vortex.cost import Price
 from vortex.errors import Diagnostic, ProgramError, VortexError
-from vortex.ir import Candidate, Program
+from vortex.ir import Candidate, Program, extents, walk
 from vortex.knobs import Choice, KnobValue
 from vortex.ops import AxisError
 from vortex.trials import try_choices
 
-_MOST_OPTIONS = 64  # each is bound and priced in turn
+_MOST_OPTIONS = 32  # each is bound and priced in turn
+_WIDEST = 4096  # entries of an axis: planning kernels for wider ones would hold up the search
 _FRONT = 8
 
 
@@ -44,9 +45,12 @@ def compiled(text: str, knobs: Mapping[str, KnobValue], target: Target) -> Compi
         candidate = compile_text(text, knobs)
         cost = target.price(candidate)
         _bounded(candidate.program)
+        _narrow(candidate, target)
 
         def attempt(values: Mapping[str, KnobValue]) -> None:
-            target.price(bind(candidate.program, values))
+            other = bind(candidate.program, values)
+            target.price(other)
+            _narrow(other, target)
 
         try_choices(candidate.program, candidate.knobs, attempt)
     except (ArithmeticError, ValueError, RecursionError, MemoryError) as error:
@@ -63,6 +67,16 @@ def _bounded(program: Program) -> None:
         hint = f"at most {_MOST_OPTIONS}; vx.integer and vx.real take ranges"
         problem = Diagnostic("E113", f"choices with {options} options in all", None, hint)
         raise ProgramError([problem], source=program.source)
+
+
+def _narrow(candidate: Candidate, target: Target) -> None:
+    sizes = {**target.geometry.sizes(), "token": candidate.page_size, "page": 1}
+    for node in walk([*candidate.fields.values(), *candidate.scores.values()]):
+        widest = max(extents(node, sizes), default=1)
+        if widest > _WIDEST:
+            problem = Diagnostic("E111", f"an axis of {widest:,} entries", node.span,
+                                 f"at most {_WIDEST:,}")  # fmt: skip
+            raise ProgramError([problem], source=candidate.program.source)
 
 
 def facts_of(made: Compiled, target: Target) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from vortex.ops import AxisError
 from vortex.printer import print_program
 
 _EXCERPT = 400
+_LABEL = re.compile(r"[A-Za-z0-9_.:@/+-]{1,60}")
 _NO_DOC = '    """No description."""\n\n'  # what the printer says where there is none
 _NEUTRAL = str.maketrans({"`": "'", "<": "‹", ">": "›", '"': "'"})
 
@@ -30,6 +32,11 @@ def one_line(text: str, limit: int = 200) -> str:
 def quoted(text: str, limit: int = 200) -> str:
     """The same between double quotes, which it cannot hold."""
     return f'"{one_line(text, limit)}"'
+
+
+def label(text: str) -> str:
+    """A name of ours or of the user's as it is; what looks like anything else, quoted."""
+    return text if _LABEL.fullmatch(text) else quoted(text, 48)
 
 
 def printable_lines(text: str, limit: int) -> str:
@@ -96,7 +103,7 @@ def _neutral(knob: Knob) -> Knob:
 def escaped(text: str) -> str:
     """The beginning of a text that is no program, as a string of ASCII with escapes."""
     cut = "" if len(text) <= _EXCERPT else f" … {len(text) - _EXCERPT:,} characters cut"
-    plain = json.dumps(text[:_EXCERPT])
+    plain = json.dumps(text[:_EXCERPT].replace('"', "'"))
     for char in "`<>":
         plain = plain.replace(char, f"\\u{ord(char):04x}")
     return f"not in the language, begins: {plain}{cut}"
@@ -109,8 +116,11 @@ def program_block(text: str, *, limit: int, more: str = "") -> str:
         more: said where it was cut, as how to see the rest.
     """
     shown = program_text(text)
-    if shown is None:
-        return escaped(text)
+    return escaped(text) if shown is None else cut_block(shown, limit=limit, more=more)
+
+
+def cut_block(shown: str, *, limit: int, more: str = "") -> str:
+    """The same of a program that is printed already."""
     if len(shown) <= limit:
         return fenced(shown)
     cut = f"(cut: {len(shown) - limit:,} of {len(shown):,} characters{more})"

@@ -10,6 +10,7 @@ from vortex.compile import bind, parse
 from vortex.errors import VortexError
 from vortex.ir import walk
 from vortex.ops import AxisError
+from vortex.plan import plan_of
 
 _KNOWN = ("seed", "control", "tune")  # who makes no structure of their own
 
@@ -17,8 +18,8 @@ _KNOWN = ("seed", "control", "tune")  # who makes no structure of their own
 class Ablate:
     """One part less of a member of the front that evolution or a language model made.
 
-    Knobs stay as they are. Of each parent the smallest untried program comes first; what then holds
-    its place on the front is a parent in its turn.
+    Knobs stay as they are, and something must still be ranked. Of each parent the smallest untried
+    program comes first; what then holds its place on the front is a parent in its turn.
     """
 
     name = "ablate"
@@ -61,7 +62,9 @@ def _reduced(parent: Elite, taken: set[str]) -> list[tuple[str, Proposal]]:
             candidate = bind(program, kept)
         except (AxisError, VortexError):
             continue
-        if candidate.candidate_hash in taken or candidate.candidate_hash in found:
+        # What ranks nothing any more is the control of first and newest pages.
+        blank = not plan_of(candidate.select).rankings
+        if blank or candidate.candidate_hash in taken or candidate.candidate_hash in found:
             continue
         size = sum(1 for _ in walk(program.roots()))
         note = f"without {left_out}"
