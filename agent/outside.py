@@ -71,19 +71,21 @@ def desk_for(store: Store) -> tuple[Desk, Standings]:
 
 
 def require_room(store: Store) -> int:
-    """How many evaluations the run has left.
+    """How many evaluations the run has left; what waits for its own is not free.
 
     Raises:
         VortexError: E706, none.
     """
     budget, done = store.config().evaluations, store.evaluated()
-    if done >= budget:
+    judged = store.stages()
+    waiting = sum(not c.control and c.id not in judged for c in store.candidates())
+    if done + waiting >= budget:
         raise VortexError(
             f"run {store.name} has used its budget of {budget} evaluations", code="E706",
             hint=f"a larger one: vortex-search resume {store.name} --evaluations N",
             exit_code=ExitCode.FAILED,
         )  # fmt: skip
-    return budget - done
+    return budget - done - waiting
 
 
 def hand_in(store: Store, arguments: Mapping[str, Any], source: str) -> tuple[Answer, int | None]:
@@ -129,6 +131,12 @@ def claims(store: Store) -> dict[int, Submission]:
             record = records[said.pop("candidate")]
             found[record.id] = Submission(text=record.text, knobs=record.knobs, **said)
     return found
+
+
+def waits(store: Store) -> bool:
+    """Whether a run's known algorithms, or anything handed in, are not judged yet."""
+    now = standings(store, store.config())
+    return now.scale is None or any(not s.stages for s in now.by_id.values())
 
 
 def judge_pending(

@@ -1,0 +1,59 @@
+"""The command that lets an outside agent drive a search over the Model Context Protocol."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agent.commands.inspect_run import DIR
+from agent.commands.search import make_config, make_ready, start
+from agent.mcp_server import require_mcp, serve
+from agent.outside import OUTSIDE, source_of
+from agent.targets import standin_note
+from evals.evaluator import environment
+from runs.naming import find_run
+from runs.store import Store
+from vortex.errors import VortexError
+
+
+@click.command()
+@click.option("--run", help="Go on with this run; 'latest' is one too.  [default: a new run]")
+@click.option("--name", default=OUTSIDE, show_default=True, help="Who proposes, as recorded.")
+@DIR
+def mcp(
+    run: str | None, name: str, runs_dir: Path, file: Path | None, contexts: int | None,
+    **options: Any,
+) -> None:  # fmt: skip
+    """Serve a run to an agent over the Model Context Protocol (stdio).
+
+    Without --run a new run is started with the options of 'start': its known algorithms are
+    judged, and every further evaluation is the agent's. The run is this server's until it ends.
+    """
+    require_mcp()
+    source = source_of(name)
+    given = [k for k, v in {**options, "contexts": contexts, "file": file}.items() if v is not None]
+    if run is not None and given:
+        raise VortexError(
+            f"--run takes up a run as it is, so --{given[0].replace('_', '-')} changes nothing",
+            code="E303", hint="leave one of them out",
+        )  # fmt: skip
+    if run is not None:
+        store = Store.open_to_write(find_run(runs_dir, run))
+        make_ready(store.config())
+    else:
+        config = make_config(file, contexts, options)
+        make_ready(config)
+        note = standin_note(config.model, config.accuracy_model)
+        if note:
+            click.echo(f"note: {note}", err=True)
+        store = Store.create(runs_dir, config, environment())
+    click.echo(f"serving run {store.name} in {store.folder}", err=True)
+    serve(store, source)
+
+
+# One list of options for what makes a run, wherever it is made.
+mcp.params += [p for p in start.params if p.name not in {q.name for q in mcp.params}]
+
+COMMANDS = (mcp,)
