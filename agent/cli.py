@@ -6,16 +6,7 @@ import sys
 
 import click
 
-from agent.commands import (
-    compare,
-    evaluate,
-    inspect_run,
-    judge,
-    mcp,
-    outside,
-    search,
-    tune_kernels,
-)
+from agent.commands import compare, evaluate, inspect_run, judge, outside, search, tune_kernels
 from vortex.errors import ExitCode, VortexError
 
 
@@ -76,7 +67,7 @@ def models_list() -> None:
 
 for command in (
     *judge.COMMANDS, *evaluate.COMMANDS, *search.COMMANDS, *inspect_run.COMMANDS,
-    *compare.COMMANDS, *outside.COMMANDS, *mcp.COMMANDS, *tune_kernels.COMMANDS,
+    *compare.COMMANDS, *outside.COMMANDS, *tune_kernels.COMMANDS,
 ):  # fmt: skip
     main.add_command(command)
 

@@ -8,14 +8,18 @@ from typing import Any
 import click
 
 from agent.commands.inspect_run import DIR
-from agent.commands.search import make_config, make_ready, start
+from agent.commands.search import make_config, start
 from agent.mcp_server import require_mcp, serve
 from agent.outside import OUTSIDE, source_of
-from agent.targets import standin_note
+from agent.targets import fetched, standin_note
 from evals.evaluator import environment
 from runs.naming import find_run
 from runs.store import Store
-from vortex.errors import VortexError
+from vortex.errors import VortexError, printable
+
+_NOT_HERE = (
+    "agents", "strategy", "max_cost", "max_tokens", "prices", "parallel_turns", "fill",
+)  # fmt: skip
 
 
 @click.command()
@@ -33,7 +37,8 @@ def mcp(
     """
     require_mcp()
     source = source_of(name)
-    given = [k for k, v in {**options, "contexts": contexts, "file": file}.items() if v is not None]
+    said = {**options, "contexts": contexts, "file": file}
+    given = [k for k, v in said.items() if v is not None and v != ()]
     if run is not None and given:
         raise VortexError(
             f"--run takes up a run as it is, so --{given[0].replace('_', '-')} changes nothing",
@@ -41,19 +46,21 @@ def mcp(
         )  # fmt: skip
     if run is not None:
         store = Store.open_to_write(find_run(runs_dir, run))
-        make_ready(store.config())
+        fetched(store.config().accuracy_model, _say)
     else:
         config = make_config(file, contexts, options)
-        make_ready(config)
+        fetched(config.accuracy_model, _say)
         note = standin_note(config.model, config.accuracy_model)
         if note:
-            click.echo(f"note: {note}", err=True)
+            _say(f"note: {note}")
         store = Store.create(runs_dir, config, environment())
-    click.echo(f"serving run {store.name} in {store.folder}", err=True)
+    _say(f"serving run {store.name} in {store.folder}")
     serve(store, source)
 
 
-# One list of options for what makes a run, wherever it is made.
-mcp.params += [p for p in start.params if p.name not in {q.name for q in mcp.params}]
+def _say(line: str) -> None:
+    click.echo(printable(line, limit=400), err=True)
 
-COMMANDS = (mcp,)
+
+# One list of options for what makes a run, wherever it is made; the model here is the client's.
+mcp.params += [p for p in start.params if p.name not in {*_NOT_HERE, *(q.name for q in mcp.params)}]

@@ -50,7 +50,7 @@ from vortex.geometry import geometry
 def start(runs_dir: Path, file: Path | None, contexts: int | None, **options: Any) -> None:
     """Search sparse attention for a model."""
     config = make_config(file, contexts, options)
-    make_ready(config)
+    _make_ready(config)
     note = standin_note(config.model, config.accuracy_model)
     if note:
         click.echo(f"note: {note}", err=True)
@@ -59,7 +59,7 @@ def start(runs_dir: Path, file: Path | None, contexts: int | None, **options: An
     drive(store)
 
 
-def make_ready(config: RunConfig) -> None:
+def _make_ready(config: RunConfig) -> None:
     """Workers cannot write or download: what they load must be there before they start."""
     if config.accuracy_model in NAMES:
         obtain(config.accuracy_model, lambda text: click.echo(text, err=True))
@@ -138,7 +138,7 @@ def resume(
             store.extend(RunConfig.model_validate({**store.config().model_dump(), **given}))
         except ValidationError as error:
             raise VortexError(str(error.errors()[0]["msg"]), code="E303") from None
-    make_ready(store.config())
+    _make_ready(store.config())
     drive(store)
 
 
