@@ -12,7 +12,7 @@ from typing import Any
 from agent.llm.brief import Brief, Mode
 from agent.llm.desk import Answer, Desk
 from agent.llm.hypotheses import Judged, judge
-from agent.llm.quoting import one_line
+from agent.llm.quoting import one_line, program_text
 from agent.llm.submission import Submission
 from agent.loop import Progress, Search
 from agent.presentation import board_of
@@ -208,14 +208,17 @@ def _measured(cell: Cell) -> dict[str, object] | None:
 
 
 def front_facts(board: Board) -> dict[str, object]:
-    """The front, fastest first, with what its numbers are of."""
+    """The front, fastest first, with what its numbers are of.
+
+    Programs are printed anew, without what their authors wrote around them: an agent reads this.
+    """
     members = [r for r in board.rows if r.on_front and not r.control]
     facts = {
         "run": board.run, "target": board.target, "accuracy_model": board.accuracy_model,
         "standin_note": board.standin_note, "device": board.device, "workload": board.workload,
         "contexts": board.budgets, "evaluated": board.evaluated,
         "evaluations": board.config.get("evaluations"), "gpu": board.gpu,
-        "front": [{**row_facts(r), "program": r.program} for r in members],
+        "front": [{**row_facts(r), "program": program_text(r.program)} for r in members],
     }  # fmt: skip
     found = finite(facts)
     assert isinstance(found, dict)
