@@ -45,6 +45,7 @@ class Crew:
         self._threads = ThreadPoolExecutor(size, thread_name_prefix="vortex-worker")
         self._local = threading.local()
         self._all: list[WorkerProcess] = []
+        self._closed = False
         self._probe = probe
         self.report: dict[str, str] = {}
 
@@ -54,17 +55,21 @@ class Crew:
 
     def close(self) -> None:
         """Kill all workers; what they were doing is lost and will be done again."""
+        self._closed = True
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for worker in [*self._all]:
+            worker.close()
+        self._threads.shutdown(wait=True)
         for worker in self._all:
-            worker.kill()
-        self._threads.shutdown(wait=True, cancel_futures=True)
-        for worker in self._all:
-            worker.kill()
+            worker.close()
 
     def _worker(self) -> WorkerProcess:
         worker: WorkerProcess | None = getattr(self._local, "worker", None)
         if worker is None:
             worker = self._local.worker = self.make()
             self._all.append(worker)
+            if self._closed:  # looked at last: close() goes through the list after it says so
+                raise MachineFault("the crew was dismissed")
         return worker
 
     def _run(self, requests: Sequence[tuple[Mapping[str, Any], float]]) -> list[Any]:

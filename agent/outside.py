@@ -12,7 +12,7 @@ from typing import Any
 from agent.llm.brief import Brief, Mode
 from agent.llm.desk import Answer, Desk
 from agent.llm.hypotheses import Judged, judge
-from agent.llm.quoting import one_line
+from agent.llm.quoting import one_line, program_text
 from agent.llm.submission import Submission
 from agent.loop import Progress, Search
 from agent.presentation import board_of
@@ -71,19 +71,21 @@ def desk_for(store: Store) -> tuple[Desk, Standings]:
 
 
 def require_room(store: Store) -> int:
-    """How many evaluations the run has left.
+    """How many evaluations the run has left; what waits for its own is not free.
 
     Raises:
         VortexError: E706, none.
     """
     budget, done = store.config().evaluations, store.evaluated()
-    if done >= budget:
+    judged = store.stages()
+    waiting = sum(not c.control and c.id not in judged for c in store.candidates())
+    if done + waiting >= budget:
         raise VortexError(
             f"run {store.name} has used its budget of {budget} evaluations", code="E706",
             hint=f"a larger one: vortex-search resume {store.name} --evaluations N",
             exit_code=ExitCode.FAILED,
         )  # fmt: skip
-    return budget - done
+    return budget - done - waiting
 
 
 def hand_in(store: Store, arguments: Mapping[str, Any], source: str) -> tuple[Answer, int | None]:
@@ -129,6 +131,12 @@ def claims(store: Store) -> dict[int, Submission]:
             record = records[said.pop("candidate")]
             found[record.id] = Submission(text=record.text, knobs=record.knobs, **said)
     return found
+
+
+def waits(store: Store) -> bool:
+    """Whether a run's known algorithms, or anything handed in, are not judged yet."""
+    now = standings(store, store.config())
+    return now.scale is None or any(not s.stages for s in now.by_id.values())
 
 
 def judge_pending(
@@ -200,14 +208,17 @@ def _measured(cell: Cell) -> dict[str, object] | None:
 
 
 def front_facts(board: Board) -> dict[str, object]:
-    """The front, fastest first, with what its numbers are of."""
+    """The front, fastest first, with what its numbers are of.
+
+    Programs are printed anew, without what their authors wrote around them: an agent reads this.
+    """
     members = [r for r in board.rows if r.on_front and not r.control]
     facts = {
         "run": board.run, "target": board.target, "accuracy_model": board.accuracy_model,
         "standin_note": board.standin_note, "device": board.device, "workload": board.workload,
         "contexts": board.budgets, "evaluated": board.evaluated,
         "evaluations": board.config.get("evaluations"), "gpu": board.gpu,
-        "front": [{**row_facts(r), "program": r.program} for r in members],
+        "front": [{**row_facts(r), "program": program_text(r.program)} for r in members],
     }  # fmt: skip
     found = finite(facts)
     assert isinstance(found, dict)

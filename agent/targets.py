@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from evals.models.factored import loss_note
-from evals.models.fetch import DERIVED, PACKAGED, cached_path
+from evals.models.fetch import DERIVED, NAMES, PACKAGED, cached_path
+from evals.models.fit import obtain
 from vortex.geometry import geometry
 
 STANDIN, MLA_STANDIN = "smollm2-135m", "smollm2-135m-mla"
@@ -24,6 +26,16 @@ def accuracy_model_for(target: str) -> str:
     if path.exists() and kind != "mla":
         return str(path)
     return MLA_STANDIN if kind == "mla" else STANDIN
+
+
+def fetched(accuracy_model: str, say: Callable[[str], None]) -> None:
+    """See that the model that runs is on this machine: workers cannot write or download.
+
+    Raises:
+        VortexError: E407 to E409, it cannot be had.
+    """
+    if accuracy_model in NAMES:
+        obtain(accuracy_model, say)
 
 
 def standin_note(target: str, accuracy_model: str) -> str:

@@ -13,9 +13,10 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -79,6 +80,8 @@ class WorkerProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._scratch: Path | None = None
         self._send = self._receive = -1
+        # Another thread may end a worker while its own thread waits for it, or starts it again.
+        self._lock, self._closed = threading.Lock(), False
 
     def call(self, request: Mapping[str, Any], timeout: float) -> dict[str, Any]:
         """The handler's answer.
@@ -92,18 +95,33 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """SIGKILL to the whole process group; the scratch folder goes with it."""
-        process, self._process = self._process, None
+        with self._lock:
+            process, self._process = self._process, None
+            scratch, self._scratch = self._scratch, None
+            pipes = (self._send, self._receive)
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            os.close(self._send)
-            os.close(self._receive)
-        if self._scratch is not None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
-            self._scratch = None
+            for pipe in pipes:
+                os.close(pipe)
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def close(self) -> None:
+        """Kill it for good: it does not start again."""
+        with self._lock:
+            self._closed = True
+        self.kill()
 
     def _start(self) -> None:
+        with self._lock:
+            if self._closed:
+                raise WorkerCrashed("the worker was closed")
+            self._spawn()
+        self.report = self._exchange(self.setup, self.start_seconds)
+
+    def _spawn(self) -> None:
         self._scratch = Path(tempfile.mkdtemp(prefix="vortex-worker-"))
         child_in, self._send = os.pipe()
         self._receive, child_out = os.pipe()
@@ -118,13 +136,13 @@ class WorkerProcess:
         log.close()
         os.close(child_in)
         os.close(child_out)
-        self.report = self._exchange(self.setup, self.start_seconds)
 
     def _exchange(self, message: Mapping[str, Any], timeout: float) -> dict[str, Any]:
         deadline = time.monotonic() + timeout
         try:
-            _write(self._send, message)
-            answer = json.loads(_read(self._receive, deadline))
+            with self._pipes() as (send, receive):
+                _write(send, message)
+                answer = json.loads(_read(receive, deadline))
         except TimeoutError:
             self.kill()
             raise WorkerTimeout(f"no answer within {timeout:.0f} s") from None
@@ -136,13 +154,30 @@ class WorkerProcess:
             raise WorkerFailed(str(answer["failed"]))
         return dict(answer)
 
-    def _obituary(self, error: Exception) -> str:
-        assert self._process is not None and self._scratch is not None
+    @contextlib.contextmanager
+    def _pipes(self) -> Iterator[tuple[int, int]]:
+        """Both ends of ours, as copies that stay open while another thread kills the worker."""
+        with self._lock:
+            if self._process is None:
+                raise EOFError("the worker was ended")
+            pair = os.dup(self._send), os.dup(self._receive)
         try:
-            code = self._process.wait(2)
+            yield pair
+        finally:
+            for descriptor in pair:
+                os.close(descriptor)
+
+    def _obituary(self, error: Exception) -> str:
+        process, scratch = self._process, self._scratch
+        if process is None or scratch is None:
+            return "the worker was ended"
+        try:
+            code = process.wait(2)
+            log = (scratch / "log").read_bytes()[-_LOG_TAIL:].decode(errors="replace")
         except subprocess.TimeoutExpired:
             return f"the worker's answer cannot be read: {error}"
-        log = (self._scratch / "log").read_bytes()[-_LOG_TAIL:].decode(errors="replace")
+        except OSError:
+            return "the worker was ended"
         last = [line for line in log.splitlines() if line.strip()][-1:]
         how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
         return f"the worker ended {how}{': ' + last[0][:300] if last else ''}"

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from agent.commands.inspect_run import DIR, opened
+from agent.commands.mcp import mcp
 from agent.commands.program_file import errors_as_json, parse_knobs, read_program
 from agent.outside import (
     OUTSIDE,
@@ -127,4 +128,4 @@ def _judge(store: Store, candidate: int, handler: str, *, as_json: bool) -> None
         raise click.exceptions.Exit(ExitCode.FAILED)
 
 
-COMMANDS = (front, submit)
+COMMANDS = (front, submit, mcp)

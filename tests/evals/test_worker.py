@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -132,3 +133,26 @@ import vortex.importer
         timeout=100, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-1000:]
+
+
+@pytest.mark.parametrize("after", [0.0, 0.05, 0.5, 2.0])
+def test_a_worker_closed_by_another_thread_ends_and_does_not_start_again(after: float) -> None:
+    made, ends = WorkerProcess(HANDLER, {}), []
+
+    def work() -> None:
+        for _ in range(3):  # as a thread of a crew does: a crash is followed by a probe
+            try:
+                made.call({"what": "hang"}, 30)
+            except WorkerCrashed as error:
+                ends.append(str(error))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    time.sleep(after)
+    spares = [os.open("/dev/null", os.O_RDONLY) for _ in range(8)]
+    made.close()
+    thread.join(10)
+    assert not thread.is_alive() and len(ends) == 3 and ends[-1] == "the worker was closed"
+    made.close()
+    for descriptor in spares:
+        os.close(descriptor)  # none of ours was closed by mistake
