@@ -133,19 +133,19 @@ class Search:
         running: dict[Future[list[Any]], int] = {}
         checked = False
         while not self.interrupted():
-            now = standings(self.store, config)
+            now, free = self._state(config)
             if not checked:
                 checked = _check_controls(now)
             late = self.late(now)
             while not late and len(running) < config.workers:
-                task = self._next(now, frozenset(running.values()))
+                task = self._next(now, free, frozenset(running.values()))
                 if task is None:
                     break
                 candidate, requests = task
                 running[crew.submit(requests)] = candidate
-                now = standings(self.store, config)
+                now, free = self._state(config)
             if now.scale is not None and not late:
-                self._sources.ask(now, self._left(now))
+                self._sources.ask(now, free)
             self.report(self._progress(now, len(running)))
             turns = self._turns()
             if not running and not turns:
@@ -196,7 +196,7 @@ class Search:
         return self._faults.get(candidate, 0) >= _TRIES
 
     def _next(
-        self, now: Standings, running: frozenset[int]
+        self, now: Standings, free: int, running: frozenset[int]
     ) -> tuple[int, list[tuple[dict[str, Any], float]]] | None:
         """The most useful request: pending work, a promotion, or a new proposal."""
         for standing in now.by_id.values():
@@ -217,22 +217,24 @@ class Search:
             found = promotable(now, rung, running)
             if found is not None:
                 return found.record.id, [self._rung(now, found)]
-        fresh = self._sources.fresh(now, self._left(now) - self._asked())
+        fresh = self._sources.fresh(now, free)
         if fresh is None:
             return None
         now = standings(self.store, now.config)
         return fresh, self._screen(now, now.by_id[fresh])
 
-    def _left(self, now: Standings) -> int:
-        """Evaluations that no candidate has a claim to: those that run and those that wait."""
+    def _state(self, config: RunConfig) -> tuple[Standings, int]:
+        """All standings, and how many evaluations neither a candidate nor a turn has a claim to.
+
+        Turns are counted first: one that ends meanwhile counts twice for a moment, not never.
+        """
+        asked = self.studio.open_turns() if self.studio else 0
+        now = standings(self.store, config)
         claimed = sum(
             1 for s in now.by_id.values()
             if not s.record.control and not s.stages and not self._given_up(s.record.id)
         )  # fmt: skip
-        return now.config.evaluations - self.store.evaluated() - claimed
-
-    def _asked(self) -> int:
-        return self.studio.open_turns() if self.studio else 0
+        return now, config.evaluations - self.store.evaluated() - claimed - asked
 
     def _screen(self, now: Standings, standing: Standing) -> list[tuple[dict[str, Any], float]]:
         record = standing.record

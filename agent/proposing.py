@@ -36,10 +36,10 @@ class Sources:
         """Begin turns of language models while threads are free and their share allows.
 
         Args:
-            left: evaluations that nobody has a claim to yet, but for turns that run.
+            left: evaluations that nobody has a claim to yet.
         """
         studio = self.studio
-        while studio is not None and left > studio.open_turns() and self._may_ask(now, studio):
+        while studio is not None and left > 0 and self._may_ask(now, studio):
             well = set(studio.well())
             wanted = {n: s for n, s in self.shares(now).items() if n in well}
             if not wanted:
@@ -47,6 +47,7 @@ class Sources:
             rng = random.Random(f"{now.config.seed}/turns/{len(studio.ledger.turns())}")
             if not studio.begin(draw(wanted, rng)):
                 return
+            left -= 1
 
     def _may_ask(self, now: Standings, studio: Studio) -> bool:
         """They may be ahead of their share by the turns that run at once, not more."""

@@ -12,7 +12,7 @@ from agent.llm.desk import Desk
 from agent.llm.dialogue import Ask, Ended, converse
 from agent.llm.hypotheses import Judged, judge
 from agent.llm.notes import kept, notes_request
-from agent.llm.opening import opening
+from agent.llm.opening import nothing_known, opening
 from agent.llm.submission import Submission
 from agent.providers.records import Message, Request
 from agent.standing import Standings, standings
@@ -71,7 +71,7 @@ def hold(system: str, scene: Scene, turn: int, ask: Ask, *, tools: bool) -> tupl
     first = opening(
         scene.now, brief, notes=scene.notes, judged=scene.judged, independent=independent
     )
-    desk = Desk(config, scene.now, brief)
+    desk = Desk(config, nothing_known(config) if independent else scene.now, brief)
     return brief, converse(system, first, desk, ask, max_tokens=config.reply_tokens, tools=tools)
 
 
