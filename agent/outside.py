@@ -70,22 +70,31 @@ def desk_for(store: Store) -> tuple[Desk, Standings]:
     return Desk(config, now, Brief(Mode.NEW, None, ()), tuned=False), now
 
 
+def left_of(store: Store) -> int:
+    """Evaluations that the run has left: what waits for its own has a claim to it."""
+    judged = store.stages()
+    waiting = sum(not c.control and c.id not in judged for c in store.candidates())
+    return max(0, store.config().evaluations - store.evaluated() - waiting)
+
+
 def require_room(store: Store) -> int:
-    """How many evaluations the run has left; what waits for its own is not free.
+    """What :func:`left_of` says.
 
     Raises:
         VortexError: E706, none.
     """
-    budget, done = store.config().evaluations, store.evaluated()
-    judged = store.stages()
-    waiting = sum(not c.control and c.id not in judged for c in store.candidates())
-    if done + waiting >= budget:
+    left = left_of(store)
+    if not left:
+        budget, done = store.config().evaluations, store.evaluated()
+        waiting = f", and others wait for {budget - done}" if done < budget else ""
         raise VortexError(
-            f"run {store.name} has used its budget of {budget} evaluations", code="E706",
-            hint=f"a larger one: vortex-search resume {store.name} --evaluations N",
+            f"run {store.name} has no evaluation left: {done} of {budget} are used{waiting}",
+            code="E706",
+            hint=f"vortex-search resume {store.name} judges what waits; --evaluations N allows "
+            "more, there and for mcp --run",
             exit_code=ExitCode.FAILED,
-        )  # fmt: skip
-    return budget - done - waiting
+        )
+    return left
 
 
 def hand_in(store: Store, arguments: Mapping[str, Any], source: str) -> tuple[Answer, int | None]:
@@ -163,8 +172,7 @@ def outcome_of(store: Store, candidate: int) -> Outcome:
     said = claims(store)
     now = standings(store, store.config())
     judged = judge(now, {candidate: said[candidate]}) if candidate in said else []
-    left = max(0, store.config().evaluations - store.evaluated())
-    return Outcome(row, judged[0] if judged else None, left)
+    return Outcome(row, judged[0] if judged else None, left_of(store))
 
 
 def outcome_facts(outcome: Outcome) -> dict[str, object]:

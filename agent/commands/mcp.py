@@ -33,12 +33,13 @@ def mcp(
     """Serve a run to an agent over the Model Context Protocol (stdio).
 
     Without --run a new run is started with the options of 'start': its known algorithms are
-    judged, and every further evaluation is the agent's. The run is this server's until it ends.
+    judged, and every further evaluation is the agent's. With it, --evaluations is a larger budget
+    than before. The run is this server's until it ends.
     """
     require_mcp()
     source = source_of(name)
     said = {**options, "contexts": contexts, "file": file}
-    given = [k for k, v in said.items() if v is not None and v != ()]
+    given = [k for k, v in said.items() if v is not None and v != () and k != "evaluations"]
     if run is not None and given:
         raise VortexError(
             f"--run takes up a run as it is, so --{given[0].replace('_', '-')} changes nothing",
@@ -46,6 +47,8 @@ def mcp(
         )  # fmt: skip
     if run is not None:
         store = Store.open_to_write(find_run(runs_dir, run))
+        if options["evaluations"] is not None:
+            _enlarge(store, int(options["evaluations"]))
         fetched(store.config().accuracy_model, _say)
     else:
         config = make_config(file, contexts, options)
@@ -56,6 +59,20 @@ def mcp(
         store = Store.create(runs_dir, config, environment())
     _say(f"serving run {store.name} in {store.folder}")
     serve(store, source)
+
+
+def _enlarge(store: Store, evaluations: int) -> None:
+    """Another budget for a run that goes on.
+
+    Raises:
+        VortexError: E303, not a number of evaluations.
+    """
+    if evaluations < 1:
+        store.close()
+        raise VortexError(
+            f"{evaluations} evaluations are none", code="E303", hint="a number above 0"
+        )
+    store.extend(store.config().model_copy(update={"evaluations": evaluations}))
 
 
 def _say(line: str) -> None:

@@ -204,11 +204,31 @@ def test_the_command_refuses_what_makes_no_sense(tmp_path: Path) -> None:
     for words, code, ends in (
         (["--run", folder.name, "--context", "4096"], "E303", 2),
         (["--run", "x"], "E606", 2),
+        (["--run", folder.name, "--evaluations", "0"], "E303", 2),
         (["--name", "a b"], "E303", 2),
         (["--model", "no-such-model"], "E401", 2),
     ):
         done = CliRunner().invoke(main, ["mcp", *words, "--runs-dir", str(tmp_path)])
         assert done.exit_code == ends and code in done.stderr and not done.stdout, words
+
+
+def test_the_command_serves_a_new_run_or_goes_on_with_one_under_a_larger_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: list[tuple[Path, int, str]] = []
+
+    def note(store: Store, source: str) -> None:
+        served.append((store.folder, store.config().evaluations, source))
+        store.close()
+
+    monkeypatch.setattr("agent.commands.mcp.serve", note)
+    monkeypatch.setattr("agent.commands.mcp.fetched", lambda *_: None)
+    rest = ["--runs-dir", str(tmp_path), "--name", "robot"]
+    for words in (["--evaluations", "7"], ["--run", "latest", "--evaluations", "9"]):
+        done = CliRunner().invoke(main, ["mcp", *words, *rest])
+        assert done.exit_code == 0 and not done.stdout and "serving run" in done.stderr
+    (first, seven, source), (second, nine, _) = served
+    assert first == second and (seven, nine, source) == (7, 9, "outside:robot")
 
 
 def test_without_the_package_the_command_says_how_to_get_it(

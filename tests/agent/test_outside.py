@@ -19,6 +19,7 @@ from agent.outside import (
     front_facts,
     hand_in,
     judge_pending,
+    left_of,
     outcome_of,
     outcome_text,
     require_room,
@@ -101,6 +102,16 @@ def test_the_budget_of_the_run_holds(store: Store) -> None:
     with pytest.raises(VortexError) as found:
         hand_in(store, handed(NEW, knobs={"budget": 1100}), "outside")
     assert found.value.code == "E706" and found.value.exit_code == 1
+
+
+def test_what_waits_for_its_evaluation_has_a_claim_to_the_budget(store: Store) -> None:
+    for budget in (900, 1000):
+        _, candidate = hand_in(store, handed(NEW, knobs={"budget": budget}), "outside")
+        assert candidate is not None
+    assert store.evaluated() == store.config().evaluations - 2
+    with pytest.raises(VortexError, match="others wait for 2") as found:
+        hand_in(store, handed(NEW, knobs={"budget": 1100}), "outside")
+    assert found.value.code == "E706" and left_of(store) == 0
 
 
 def test_bad_arguments_take_no_place(store: Store) -> None:
