@@ -70,7 +70,7 @@ class Search:
             VortexError: E608, the controls come out in the wrong order; E509, the machine fails.
         """
         config = self.store.config()
-        self._enlist(config)
+        self.enlist(config)
         self._prefill(config)
         crew = self._crew(config, config.workers)
         try:
@@ -89,7 +89,7 @@ class Search:
         probe = {"kind": "screen", "text": seeds()[0].text, "contexts": [0], "known": {}}
         return crew_for(config, size, handler=self.handler, prefilling=prefilling, probe=probe)
 
-    def _enlist(self, config: RunConfig) -> None:
+    def enlist(self, config: RunConfig) -> None:
         """Controls and seeds are candidates like others, and come first."""
         folder = Path(config.seeds_dir) if config.seeds_dir else None
         for file in (*controls(), *seeds(folder)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from agent.llm.desk import Answer, Desk
 from agent.llm.hypotheses import Judged, judge
 from agent.llm.quoting import one_line, program_text
 from agent.llm.submission import Submission
+from agent.llm.turns import claim_of, submission_of
 from agent.loop import Progress, Search
 from agent.presentation import board_of
 from agent.providers.records import ToolCall
@@ -21,11 +21,11 @@ from agent.standing import Standings, standings
 from agent.workers import HANDLER
 from evals.result import Status
 from runs.board import Board, Cell, Row, finite
+from runs.ledger import Ledger
 from runs.store import Store
 from vortex.errors import ExitCode, VortexError, printable
 
 OUTSIDE = "outside"
-_EVENT = "claim"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 
 
@@ -121,25 +121,16 @@ def hand_in(store: Store, arguments: Mapping[str, Any], source: str) -> tuple[An
 def _kept(store: Store, said: Submission, source: str) -> int:
     """The candidate, and what is claimed of it before it is measured."""
     parents = () if said.compared_to is None else (said.compared_to,)
-    candidate, _ = store.add(
-        text=said.text, knobs=dict(said.knobs), proposer=source, parents=parents,
-        note=said.hypothesis,
+    candidate, _ = Ledger(store).submit(
+        None, text=said.text, knobs=said.knobs, proposer=source, parents=parents,
+        note=said.hypothesis, claim=claim_of(said),
     )  # fmt: skip
-    claim = {k: v for k, v in dataclasses.asdict(said).items() if k not in ("text", "knobs")}
-    store.note(_EVENT, json.dumps({"candidate": candidate, **claim}))
     return candidate
 
 
 def claims(store: Store) -> dict[int, Submission]:
-    """What was claimed of candidates from outside, by number."""
-    records = {c.id: c for c in store.candidates()}
-    found = {}
-    for kind, message, _ in store.events():
-        if kind == _EVENT:
-            said = json.loads(message)
-            record = records[said.pop("candidate")]
-            found[record.id] = Submission(text=record.text, knobs=record.knobs, **said)
-    return found
+    """What was claimed of candidates, by number."""
+    return {i: submission_of(claim) for i, claim in Ledger(store).claims().items()}
 
 
 def waits(store: Store) -> bool:

@@ -299,14 +299,22 @@ class Ledger:
 
     def dollars_by_agent(self) -> dict[str, float]:
         """What each agent cost so far; what is in flight at its bound."""
-        t, q, r = tables.turns, tables.requests, tables.replies
+        found: dict[str, float] = {}
+        paid = self.dollars_by_turn()
+        for turn in self.turns():
+            found[turn.agent] = found.get(turn.agent, 0.0) + paid.get(turn.id, 0.0)
+        return found
+
+    def dollars_by_turn(self) -> dict[int, float]:
+        """What each turn cost so far; what is in flight at its bound."""
+        q, r = tables.requests, tables.replies
         paid = func.iif(r.c.request.is_(None), q.c.bound_dollars, r.c.dollars)
         query = (
-            select(t.c.agent, func.sum(func.coalesce(paid, 0.0)))
-            .select_from(t.join(q, q.c.turn == t.c.id).join(r, r.c.request == q.c.id, isouter=True))
-            .group_by(t.c.agent)
+            select(q.c.turn, func.sum(func.coalesce(paid, 0.0)))
+            .select_from(q.join(r, r.c.request == q.c.id, isouter=True))
+            .group_by(q.c.turn)
         )
-        return {str(agent): float(dollars) for agent, dollars in self._rows(query)}
+        return {int(turn): float(dollars) for turn, dollars in self._rows(query)}
 
     def _there(self) -> bool:
         return self.store.has_table("requests")

@@ -17,6 +17,7 @@ from agent.trails import shared_contexts, trail_of
 from runs.archive import paired
 from runs.board import finite
 from runs.contest import RESAMPLES, Bout, Contest, Measure, Trail, contest
+from runs.ledger import Ledger
 from runs.quality import RANKED_TASKS
 from runs.store import Store
 from vortex.errors import VortexError, printable
@@ -106,9 +107,21 @@ def _runs(a: str, b: str, runs_dir: Path, *, seed: int, as_json: bool) -> None:
 
 
 def costs_of(store: Store) -> Mapping[int, float] | None:
-    """Dollars by candidate of a run; None: no cost is recorded."""
-    del store
-    return None
+    """Dollars by candidate of a run; None: no cost is recorded, or not for all of it.
+
+    What turns cost that brought no candidate falls to the next one that was brought.
+    """
+    ledger = Ledger(store)
+    paid, unpriced = ledger.dollars_by_turn(), ledger.spent().unpriced
+    if unpriced or not any(paid.values()):
+        return None
+    found: dict[int, float] = {}
+    waiting = 0.0
+    for turn in ledger.turns():
+        waiting += paid.get(turn.id, 0.0)
+        if turn.candidate is not None and turn.candidate not in found:
+            found[turn.candidate], waiting = waiting, 0.0
+    return found
 
 
 def _facts(

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import click
 
+from agent.llm.hypotheses import judge
+from agent.llm.turns import submission_of
 from agent.presentation import board_of
 from agent.sealing import Sealing, members, seal
 from agent.standing import Standing, standings
@@ -18,6 +20,7 @@ from agent.view import View
 from runs.board import cell_of, columns, shown
 from runs.export import best_of, export
 from runs.leaderboard import render_csv, render_json, render_markdown, render_terminal
+from runs.ledger import Ledger
 from runs.naming import find_run, list_runs
 from runs.report import write_report
 from runs.store import Store
@@ -101,6 +104,8 @@ def show(candidate: int, run: str | None, as_json: bool, runs_dir: Path) -> None
     click.echo(f"candidate {row.id} {printable(row.name)} of {board.run}: {row.status}")
     click.echo(f"from {row.proposer}, parents {', '.join(map(str, row.parents)) or 'none'}: "
                f"{printable(row.note, limit=300)}")  # fmt: skip
+    for line in _claim(store, candidate):
+        click.echo(line)
     click.echo(", ".join(f"{k} = {v}" for k, v in row.knobs.items()))
     for title, attribute, form, origin in columns(board):
         click.echo(f"  {title:14} {shown(cell_of(row, attribute), form):>18}  {origin}")
@@ -108,6 +113,20 @@ def show(candidate: int, run: str | None, as_json: bool, runs_dir: Path) -> None
         click.echo("\n".join(printable(line) for line in row.message.splitlines()))
     click.echo()
     click.echo("\n".join(printable(line, limit=400) for line in row.program.splitlines()))
+
+
+def _claim(store: Store, candidate: int) -> list[str]:
+    """What was claimed of a candidate before it was judged, and what became of that."""
+    claims = Ledger(store).claims()
+    if candidate not in claims:
+        return []
+    now = standings(store, store.config())
+    (judged,) = judge(now, {candidate: submission_of(claims[candidate])})
+    against = "no candidate" if judged.compared_to is None else str(judged.compared_to)
+    return [
+        f"claimed against {against}: loss {judged.expected_loss}, time {judged.expected_time}",
+        f"  {judged.verdict}: {printable(judged.detail, limit=300)}",
+    ]
 
 
 @click.command("seal")

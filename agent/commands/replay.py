@@ -76,13 +76,15 @@ def live(store: Store, *, handler: str = HANDLER) -> list[Judgement]:
     again = config.model_copy(update={"agents": (), "strategy": "search", "throughput": False})
     with tempfile.TemporaryDirectory(prefix="vortex-replay-") as folder:
         scratch = Store.create(Path(folder), again, environment())
-        for c in store.candidates():
-            scratch.add(
-                text=c.text, knobs=c.knobs, proposer=c.proposer, parents=c.parents, note=c.note,
-                control=c.control, name=c.name,
-            )  # fmt: skip
         view = View()
-        Search(scratch, (), view, lambda: False, handler=handler, measures=False).run()
+        search = Search(scratch, (), view, lambda: False, handler=handler, measures=False)
+        search.enlist(again)
+        for c in store.candidates():
+            if c.proposer not in ("control", "seed"):
+                scratch.add(
+                    text=c.text, knobs=c.knobs, proposer=c.proposer, parents=c.parents, note=c.note
+                )
+        search.run()
         view.finish()
         old, new = standings(store, config), standings(scratch, again)
         by_program = {_key(s): s for s in new.by_id.values()}
@@ -93,7 +95,7 @@ def live(store: Store, *, handler: str = HANDLER) -> list[Judgement]:
 
 def _key(standing: Standing) -> str:
     record = standing.record
-    return json.dumps([record.text, dict(record.knobs)], sort_keys=True)
+    return f"{record.text}\n{record.candidate_hash}"
 
 
 def _judged(old: Standing, new: Standing | None) -> Judgement:

@@ -135,11 +135,9 @@ class Studio:
             return False
         if any(t.purpose == NOTES for t in self._running.values()):
             return False
-        _, before = self.ledger.notes()
-        tried = [t for t in self.ledger.turns() if t.purpose == NOTES]
-        before = max([before, *(t.seen.candidate for t in tried)])
-        # A turn sees all candidates; those with claims are the language models' own.
-        fresh = [c for c in self.ledger.claims() if c > before]
+        turns = self.ledger.turns()
+        before = max((t.seen.candidate for t in turns if t.purpose == NOTES), default=0)
+        fresh = [t.candidate for t in turns if t.candidate is not None and t.candidate > before]
         judged = self._store.stages()
         return sum(c in judged for c in fresh) >= self.config.notes_every
 
