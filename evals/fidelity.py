@@ -90,7 +90,7 @@ def _layer(
     pages = -(-tokens // size)
     steps = Steps(q, counts, pages, layer, scale)
     if anchor == layer:
-        shape = (kv_heads, len(queries), pages)
+        shape = (kv_heads, 1, pages)
         first = {n: torch.full(shape, value) for n, value in router.candidate.states.items()}
         picks[layer] = router.pick(steps, fields, mass, first)
     keep = router.joined(steps, picks[anchor])
