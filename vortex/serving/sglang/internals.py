@@ -87,6 +87,7 @@ REFUSED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("speculative_algorithm", bool, "speculative decoding"),
     ("enable_hierarchical_cache", bool, "HiCache"),
     ("enable_lmcache", bool, "LMCache"),
+    ("enable_flexkv", bool, "FlexKV"),
     ("disaggregation_mode", lambda x: x not in (None, "null"), "PD disaggregation"),
     ("enable_hisparse", bool, "HiSparse"),
     ("enable_mixed_chunk", bool, "mixed chunks (--enable-mixed-chunk)"),

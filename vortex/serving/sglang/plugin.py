@@ -34,7 +34,7 @@ def make_backend(runner: Any) -> Any:
         return _made(runner)
     except VortexError as error:
         hint = f" ({error.hint})" if error.hint else ""
-        _log.error("error[%s]: %s%s", error.code, error.message, hint)
+        _log.error("vortex: error[%s]: %s%s", error.code, error.message, hint)
         raise
 
 
@@ -68,7 +68,7 @@ def _made(runner: Any) -> Any:
     )  # fmt: skip
     two = graphs.capture_twice(backend, runner)
     _log.info(
-        "%s (%s): %d of %d layers sparse, pages of %d tokens, %.2f GB of page fields; "
+        "vortex: %s (%s): %d of %d layers sparse, pages of %d tokens, %.2f GB of page fields; "
         "prefill and dense layers by %s; graphs of dense steps: %s",
         exported.name, candidate.candidate_hash[:12], len(sparse.layers), served.layers,
         candidate.page_size, sparse.field_bytes / 1e9, name, "yes" if two else "no",
