@@ -82,6 +82,28 @@ NEEDED: dict[str, tuple[tuple[str, str, tuple[str, ...] | None], ...]] = {
     ),
 }  # fmt: skip
 
+# Attributes that are read or written besides: module, class, names.
+ATTRIBUTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("sglang.srt.model_executor.model_runner", "ModelRunner",
+     ("server_args", "model_config", "token_to_kv_pool", "req_to_token_pool", "page_size", "ps",
+      "use_mla_backend", "model", "is_draft_worker", "is_hybrid_swa", "attn_backend")),
+    ("sglang.srt.layers.radix_attention", "RadixAttention",
+     ("layer_id", "scaling", "tp_q_head_num", "tp_k_head_num", "qk_head_dim", "v_head_dim",
+      "sliding_window_size", "logit_cap", "is_cross_attention", "attn_type", "k_scale_float",
+      "v_scale_float", "xai_temperature_len")),
+    ("sglang.srt.model_executor.forward_batch_info", "ForwardBatch",
+     ("forward_mode", "batch_size", "seq_lens", "seq_lens_cpu", "req_pool_indices",
+      "out_cache_loc", "extend_prefix_lens_cpu", "extend_seq_lens_cpu")),
+    ("sglang.srt.configs.model_config", "ModelConfig",
+     ("context_len", "num_hidden_layers", "num_attention_heads", "is_encoder_decoder",
+      "has_attention_sinks", "is_local_attention_model")),
+    (_POOLS, "ReqToTokenPool", ("req_to_token",)),
+    (_POOLS, "KVCache", ("start_layer", "page_size")),
+    (_POOLS, "MHATokenToKVPool", ("use_hnd", "kv_cache_layout", "post_capture_active")),
+    (_RUNNER, "DecodeCudaGraphRunner", ("_replay_graph_key", "attn_backend")),
+    ("sglang.srt.model_executor.runner.shape_key", "ShapeKey", ("variant_label",)),
+)  # fmt: skip
+
 # Settings of ServerArgs that are refused: name, what makes it so, what it is.
 REFUSED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("speculative_algorithm", bool, "speculative decoding"),
