@@ -197,7 +197,8 @@ def equality(args: argparse.Namespace, scratch: Path) -> None:
     vocab = SHAPES[shape]["vocab_size"]
     model = model_folder(scratch / "model", shape, weights=True, device=args.device)
     switch = Switch(scratch / "switch")
-    many, out, longest = (6, 12, 90) if cpu else (64, 96, 900)
+    # The pool is too small for all at once, and the scheduler is told to be bold: it retracts.
+    many, out, longest = (6, 40, 80) if cpu else (64, 96, 900)
     shared = tokens(longest // 3, 1, vocab)
     prompts = [
         (shared if i % 2 else []) + tokens(5 + (i * 53) % (longest - len(shared)), 10 + i, vocab)
@@ -206,10 +207,10 @@ def equality(args: argparse.Namespace, scratch: Path) -> None:
     total = sum(len(p) + out for p in prompts)
     made = engine(
         args, model, "vortex", context_length=512 if cpu else 8192, chunked_prefill_size=256,
-        max_total_tokens=(total * 6 // 10) // PAGE * PAGE if not cpu else 1024,
+        max_total_tokens=320 if cpu else total * 6 // 10 // PAGE * PAGE,
         max_running_requests=many, schedule_conservativeness=0.1,
         mem_fraction_static=0.05 if cpu else 0.4, cuda_graph_backend_prefill="disabled",
-        cuda_graph_bs_decode=[1, 2, 4, 8, 16, 24, 32, 48, 64],
+        cuda_graph_bs_decode=[8, 64],
     )  # fmt: skip
     runs = {}
     for name, mode in (("dense", "d"), ("dense again", "d"), ("sparse", "s"), ("mixed", "-")):
