@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -31,6 +30,17 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from vortex.serving.sglang.check import (  # noqa: E402
+    Switch,
+    decode_rate,
+    difference,
+    engine,
+    generated,
+    tokens,
+)
+
 STAGES = ("equality", "speed", "plain")
 PAGE = 16
 PROGRAM = """import vortex as vx
@@ -122,72 +132,20 @@ def model_folder(folder: Path, shape: str, *, weights: bool, device: str) -> Pat
     return folder
 
 
-def tokens(count: int, seed: int, vocab: int) -> list[int]:
-    """Random tokens, none of them special."""
-    chosen = random.Random(seed)
-    return [chosen.randrange(3, vocab) for _ in range(count)]
-
-
 # -- engines -----------------------------------------------------
 
 
-class Switch:
-    """The byte that says what the next steps are: ``d`` dense, ``s`` sparse, ``-`` by the rule."""
-
-    def __init__(self, path: Path) -> None:
-        path.write_bytes(b"-")
-        self.file = os.open(path, os.O_RDWR)
-
-    def __call__(self, to: str) -> None:
-        os.pwrite(self.file, to.encode(), 0)
-
-
-def engine(args: argparse.Namespace, model: Path, backend: str, **settings: Any) -> Any:
-    """An engine, and how long its start took."""
-    import sglang
-
+def started(args: argparse.Namespace, model: Path, backend: str, **settings: Any) -> Any:
+    """An engine; says how long its start took."""
     began = time.perf_counter()
     if args.device == "cpu":
         settings |= {"device": "cpu", "disable_cuda_graph": True}
-    made = sglang.Engine(
-        model_path=str(model), skip_tokenizer_init=True, attention_backend=backend, page_size=PAGE,
-        sampling_backend="pytorch", grammar_backend="none", random_seed=1, log_level="info",
-        **settings,
-    )  # fmt: skip
+    made = engine(str(model), backend, page_size=PAGE, log_level="info", **settings)
     say(what="engine", backend=backend, start_seconds=round(time.perf_counter() - began, 1))
     return made
 
 
-def generated(made: Any, prompts: list[list[int]], count: int, **more: Any) -> list[Any]:
-    """Greedy tokens, as many as asked for."""
-    sampling = {"max_new_tokens": count, "ignore_eos": True, "temperature": 0}
-    out = made.generate(input_ids=prompts, sampling_params=sampling, **more)
-    return out if isinstance(out, list) else [out]
-
-
 # -- equality ----------------------------------------------------
-
-
-def difference(one: list[Any], two: list[Any]) -> dict[str, Any]:
-    """How two runs of the same requests differ: where tokens part, and how near the tie was."""
-    equal = parted = 0
-    gaps, shifts = [], [0.0]
-    for a, b in zip(one, two, strict=True):
-        first, second = a["output_ids"], b["output_ids"]
-        at = next((i for i, x in enumerate(first) if second[i] != x), None)
-        tops = [x["meta_info"]["output_top_logprobs"] for x in (a, b)]
-        for i in range(len(first) if at is None else at):
-            shifts.append(abs(tops[0][i][0][0] - tops[1][i][0][0]))
-        if at is None:
-            equal += 1
-        else:
-            parted += 1
-            gaps.append(round(tops[0][at][0][0] - tops[0][at][1][0], 4))
-    return {
-        "requests": len(one), "equal": equal, "parted": parted,
-        "top2_gap_where_parted": sorted(gaps, reverse=True)[:8],
-        "largest_logprob_shift": round(max(shifts), 4),
-    }  # fmt: skip
 
 
 def equality(args: argparse.Namespace, scratch: Path) -> None:
@@ -205,7 +163,7 @@ def equality(args: argparse.Namespace, scratch: Path) -> None:
         for i in range(many)
     ]
     total = sum(len(p) + out for p in prompts)
-    made = engine(
+    made = started(
         args, model, "vortex", context_length=512 if cpu else 8192, chunked_prefill_size=256,
         max_total_tokens=320 if cpu else total * 6 // 10 // PAGE * PAGE,
         max_running_requests=many, schedule_conservativeness=0.1,
@@ -234,7 +192,6 @@ def equality(args: argparse.Namespace, scratch: Path) -> None:
 
 def chosen_pages(scratch: Path) -> None:
     """Hold what the tap kept against the reference."""
-    sys.path.insert(0, str(ROOT))
     from vortex.exported import read_exported
     from vortex.serving.equality import Agreement, compare, read_choice
 
@@ -250,16 +207,6 @@ def chosen_pages(scratch: Path) -> None:
 
 
 # -- speed -------------------------------------------------------
-
-
-def decode_rate(made: Any, prompts: list[list[int]], few: int, many: int) -> float:
-    """Decode tokens/s: two runs of different length, whose prompts the prefix cache holds."""
-    took = []
-    for count in (few, many):
-        began = time.perf_counter()
-        generated(made, prompts, count)
-        took.append(time.perf_counter() - began)
-    return len(prompts) * (many - few) / (took[1] - took[0])
 
 
 def first_token(made: Any, length: int, seed: int, vocab: int) -> list[float]:
@@ -278,7 +225,7 @@ def speed(args: argparse.Namespace, scratch: Path, *, backend: str = "vortex") -
     vocab = SHAPES["1.7B"]["vocab_size"]
     model = model_folder(scratch / "model", "1.7B", weights=False, device="cpu")
     switch = Switch(scratch / "switch")
-    made = engine(
+    made = started(
         args, model, backend, load_format="dummy", context_length=32768, max_running_requests=64,
         mem_fraction_static=0.75, chunked_prefill_size=16384,
         cuda_graph_backend_prefill="disabled", cuda_graph_bs_decode=[1, 8, 16, 32],
