@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from agent.commands import evaluate, inspect_run, judge, search, tune_kernels
+from agent.commands import evaluate, inspect_run, judge, search, tune_kernels, verify
 from vortex.errors import ExitCode, VortexError
 
 
@@ -67,7 +67,7 @@ def models_list() -> None:
 
 for command in (
     *judge.COMMANDS, *evaluate.COMMANDS, *search.COMMANDS, *inspect_run.COMMANDS,
-    *tune_kernels.COMMANDS,
+    *tune_kernels.COMMANDS, *verify.COMMANDS,
 ):  # fmt: skip
     main.add_command(command)
 
