@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import click
 
@@ -50,6 +51,18 @@ def models_fetch(name: str) -> None:
     from evals.models.fit import obtain
 
     click.echo(str(obtain(name, lambda text: click.echo(text, err=True))))
+
+
+@models.command("gguf-to-hf")
+@click.argument("model")
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True)
+@click.option("--dtype", type=click.Choice(["bf16", "float32"]), default="bf16", show_default=True)
+def models_gguf_to_hf(model: str, out: Path, dtype: str) -> None:
+    """Write a GGUF model, by name or file, as a Hugging Face folder, which engines load."""
+    from evals.models.write_folder import gguf_to_folder
+
+    gguf_to_folder(model, out, dtype=dtype)
+    click.echo(str(out))
 
 
 @models.command("list")
