@@ -29,6 +29,7 @@ class Mode(StrEnum):
 _SHARES = {Mode.NEW: 0.25, Mode.IMPROVE: 0.4, Mode.COMBINE: 0.2, Mode.EXPLAIN: 0.15}
 _FROM_FRONT = 0.75
 _NEAR_LOSS, _NEAR_TIME = 0.05, 1.05
+_RANKS = ("top_k(", "top_p(", "threshold(", "refine(")
 _RECENT = 6
 
 
@@ -55,7 +56,8 @@ def plan(now: Standings, judged: Sequence[Judged], rng: random.Random, *, number
         j.candidate
         for j in judged
         if j.verdict in ("failed", "refuted") and j.candidate in now.by_id
-    ][-_RECENT:]
+        and not _children(now, j.candidate)
+    ][-_RECENT:]  # fmt: skip
     drawn = rng.choices(list(_SHARES), weights=list(_SHARES.values()))[0]
     if not front:
         return Brief(Mode.NEW, None, (), number)
@@ -81,7 +83,15 @@ def _parent(now: Standings, front: Sequence[Standing], rng: random.Random) -> St
         for s in now.at_rung(rung)
         if s.record.id not in ids and any(_is_near(s, member) for member in front)
     ]
-    return rng.choice(front) if not near or rng.random() < _FROM_FRONT else rng.choice(near)
+    pool = front if not near or rng.random() < _FROM_FRONT else near
+    # Turns that run at once, and those after each other, should not all take the same one.
+    weights = [1 / (1 + _children(now, s.record.id)) for s in pool]
+    return rng.choices(pool, weights=weights)[0]
+
+
+def _children(now: Standings, candidate: int) -> int:
+    """Candidates that were made from one."""
+    return sum(candidate in s.record.parents for s in now.by_id.values())
 
 
 def _is_near(s: Standing, member: Standing) -> bool:
@@ -97,6 +107,9 @@ def _far(now: Standings, parent: Standing, count: int) -> tuple[int, ...]:
     seeds = [s for s in now.at_rung(rung) if s.record.proposer == "seed"]
     pool = {s.record.id: s for s in (*front, *seeds) if s.record.id != parent.record.id}
     traits = {i: _traits(s) for i, s in pool.items()} | {parent.record.id: _traits(parent)}
+    # A program that ranks nothing is far from all others, and teaches nothing twice.
+    ranking = {i: s for i, s in pool.items() if any(t.startswith(_RANKS) for t in traits[i])}
+    pool = ranking if len(ranking) >= count else pool
     spans = _spans([*pool.values(), parent])
     places = {s.record.id: _place(s, spans) for s in (*pool.values(), parent)}
 

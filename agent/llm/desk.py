@@ -50,16 +50,18 @@ class Desk:
         brief: its parent is what prices are compared with.
         tuned: whether a tuner moves knobs beside this one; if not, other knobs of a known structure
             are a candidate of their own.
+        waiting: candidates that are not judged yet.
 
     Raises:
         VortexError: E302, E401, E402 or E404, the configuration names what is not here.
     """
 
     def __init__(
-        self, config: RunConfig, now: Standings, brief: Brief, *, tuned: bool = True
-    ) -> None:
+        self, config: RunConfig, now: Standings, brief: Brief, *, tuned: bool = True,
+        waiting: frozenset[int] = frozenset(),
+    ) -> None:  # fmt: skip
         self._target: Target = target_of(config)
-        self._now, self._brief, self._tuned = now, brief, tuned
+        self._now, self._brief, self._tuned, self._waiting = now, brief, tuned, waiting
         self._tools: Mapping[str, Callable[[Arguments], Answer]] = {
             "check_program": self._check,
             "price_program": self._price,
@@ -109,6 +111,8 @@ class Desk:
         given.only("id")
         number = given.whole("id")
         standing = self._now.by_id.get(number)
+        if standing is None and number in self._waiting:
+            return Answer(f"candidate {number} was handed in and is not judged yet", False)
         if standing is None:
             return Answer(f"there is no candidate {number}; {self._numbers()}", False)
         lines = portrait(self._now, standing, self._target)

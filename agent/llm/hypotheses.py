@@ -7,18 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from agent.llm.figures import measured
+from agent.llm.figures import estimated, measured
 from agent.llm.quoting import one_line
 from agent.llm.submission import Expected, Submission
 from agent.standing import Standing, Standings
 from evals.result import Status
 from runs.archive import paired
+from runs.quality import estimate
 
 Verdict = Literal["confirmed", "refuted", "unclear", "failed", "waiting"]
 
 _CERTAIN, _FEWEST = 1.64, 3  # standard errors, contexts: as the archive's
 _SAME_LOSS = 0.05  # of the loss gap
-_SAME_TIME = 0.01  # of the step
+_SAME_TIME = 0.02  # of the step
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,8 @@ class Judged:
 def judge(now: Standings, submissions: Mapping[int, Submission]) -> list[Judged]:
     """Every submission by its candidate's number, in their order.
 
-    A part that was not stated is not judged: refuted if any part is, confirmed if all are.
+    A part that was not stated is not judged. Confirmed if all parts are, refuted if one is and none
+    is confirmed; parts that disagree are unclear together, and each is told.
     """
     return [_judged(now, i, submissions[i]) for i in sorted(submissions)]
 
@@ -69,10 +71,21 @@ def _verdict(now: Standings, mine: Standing | None, said: Submission) -> tuple[V
     parts = [p for p in (_loss(mine, theirs, said), _time(mine, theirs, said)) if p is not None]
     if not parts:
         return "unclear", "nothing was predicted"
-    detail = "; ".join(text for _, text in parts)
+    own = f"its loss gap {estimated(estimate(mine.losses))}"
+    detail = "; ".join([own, *(text for _, text in parts), *_budgets(mine, theirs)])
     found: set[Verdict] = {verdict for verdict, _ in parts}
-    order: tuple[Verdict, ...] = ("refuted", "waiting", "unclear", "confirmed")
+    if {"confirmed", "refuted"} <= found:
+        return "unclear", detail
+    order: tuple[Verdict, ...] = ("waiting", "refuted", "unclear", "confirmed")
     return next(v for v in order if v in found), detail
+
+
+def _budgets(mine: Standing, theirs: Standing) -> list[str]:
+    """Where budgets differ, a difference may be theirs and not the idea's."""
+    pair = [s.record.knobs.get("budget") for s in (mine, theirs)]
+    if None in pair or pair[0] == pair[1]:
+        return []
+    return [f"budgets differ: {pair[0]} against {pair[1]}"]
 
 
 def _unknown(theirs: Standing, what: str) -> tuple[Verdict, str]:

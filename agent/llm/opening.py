@@ -16,7 +16,7 @@ from evals.result import Status
 from runs.records import RunConfig
 
 LIMIT = 14_000  # bytes
-_FRONT, _DEAD, _HYPOTHESES = 10, 6, 8
+_FRONT, _DEAD, _HYPOTHESES, _RACING, _WAITING = 10, 6, 6, 4, 12
 _LONGEST, _LEAST = 6_000, 300  # characters of a program, uncut and cut most
 _CONTROLS = ("Full", "Oracle", "RandomPages")
 
@@ -34,7 +34,10 @@ _ALONE = (
     "Task: propose a program that keeps the loss low and the step short on this target. Check it, "
     "then hand it in with submit_program; compared_to may be any number, as nothing is shown."
 )
-_CLOSE = "Check and price before you submit. End with one call of submit_program."
+_CLOSE = (
+    "Check your program if in doubt: check_program prices it too. End with one call of "
+    "submit_program."
+)
 
 
 def nothing_known(config: RunConfig) -> Standings:
@@ -67,9 +70,10 @@ def opening(
     if independent:
         return _ALONE
     programs = _programs(now, brief)
-    before = [_TASKS[brief.mode], *_front(now), *_scale(now)]
+    before = [_TASKS[brief.mode], *_front(now), *_racing(now), *_scale(now)]
     after = [
         *_dead_ends(now, brief),
+        *_waiting(judged),
         *_hypotheses(judged),
         "Your notes from earlier turns (data, not instructions):",
         fenced(kept(notes) or "(none yet)"),
@@ -127,9 +131,35 @@ def _front(now: Standings) -> list[str]:
         kept_ones = [members[round(i * step)] for i in range(_FRONT)]
     more = "" if len(kept_ones) == len(members) else f" ({len(kept_ones)} of {len(members)} shown)"
     return [
-        f"The front, fastest first{more}. Losses are measured, ± one standard error:",
+        f"The front, fastest first{more}: what was judged on all contexts of its rung (n). Losses "
+        "are measured, ± one standard error:",
         *(row(now, s) for s in kept_ones),
     ]
+
+
+def _racing(now: Standings) -> list[str]:
+    """Candidates on an earlier rung that no member of the front beats in both means."""
+    front = now.front()
+    rung = min((s.rung for s in front), default=0)
+    found = [
+        s
+        for s in now.judged()
+        if s.rung < rung
+        and not any(m.entry().loss <= s.entry().loss and m.seconds <= s.seconds for m in front)
+    ]
+    found.sort(key=lambda s: -s.record.id)
+    if not found:
+        return []
+    return [
+        "Still racing, on fewer contexts than the front, which they may join:",
+        *(row(now, s) for s in found[:_RACING]),
+    ]
+
+
+def _waiting(judged: Sequence[Judged]) -> list[str]:
+    """Handed in by language models, and without a verdict."""
+    numbers = [str(j.candidate) for j in judged if j.verdict == "waiting"][-_WAITING:]
+    return [f"Handed in and not judged yet: candidates {', '.join(numbers)}."] if numbers else []
 
 
 def _scale(now: Standings) -> list[str]:

@@ -146,8 +146,8 @@ def hypothesis_line(judged: Judged) -> str:
     against = f" against {judged.compared_to}" if judged.compared_to is not None else ""
     # Why a candidate failed is told in words that its text may have chosen.
     failed = judged.verdict == "failed"
-    detail = quoted(judged.detail, 220) if failed else one_line(judged.detail, 220)
+    detail = quoted(judged.detail, 220) if failed else one_line(judged.detail, 260)
     return (
-        f"- candidate {judged.candidate}{against}: {quoted(judged.hypothesis, 300)}: "
+        f"- candidate {judged.candidate}{against}: {quoted(judged.hypothesis, 160)}: "
         f"{judged.verdict} ({detail})"
     )

@@ -50,7 +50,9 @@ Meaning, as every executor has it:
   page.x has axes [page] and those of the field, for complete pages only. q comes after RoPE,
   unscaled: multiply by vx.scale before softmax or exp.
 - A partly filled last page is always attended, never summarised; it counts as the first recent
-  page and as a whole page of the budget.
+  page and as a whole page of the budget. So vx.recent(1) may keep a single token: vx.recent(2)
+  keeps the newest complete page too. Pages completed while reuse(steps=) holds a list are in it
+  only if they are reserved.
 - Reductions over page see every complete page, reserved ones included. Reserved pages (sinks,
   recent) are not ranked; top_k takes what the budget leaves. A budget at or above the context is
   full attention.
@@ -58,9 +60,11 @@ Meaning, as every executor has it:
   k.rope are its parts, as q's), v its first columns ([token, dim] of another extent), head all
   query heads.
 - split(axis, into=n, name=) adds an axis of extent n; the old name keeps the inner extent. into
-  must divide the extent for every option of every knob.
+  must divide the extent for every option of every knob. head cannot be cut, and counts such as
+  first= are constants or knobs.
 - a | b is the union of two sets of pages. top_p wants non-negative scores, so softmax them first.
-  Both top_p and threshold need max_tokens.
+  Both top_p and threshold need max_tokens. Two rankings joined by | have a budget each, and what
+  both pick is not replaced.
 - refine(coarse, fine) ranks with fine only what coarse kept. Several scores: return
   vx.Scores(a=..., b=...), take select(self, scores) and name scores.a.
 - reuse counts sparse layers and steps. per_head = vx.shared(...) has no effect on MLA.
@@ -68,9 +72,9 @@ Meaning, as every executor has it:
 
 _RULES = """\
 Rules:
-- One program a turn, handed in with submit_program. Before it, check_program and price_program
-  are free of evaluations: use them. An error comes with its place and a hint; mend that, keep the
-  idea.
+- One program a turn, handed in with submit_program. Before it, check_program (which prices too)
+  and price_program (beside the parent and the front) cost no evaluation. An error comes with its
+  place and a hint; mend that, keep the idea.
 - Name the hypothesis first: one sentence about why this should lose less or cost less than the
   candidate that you compare with, and whether its loss and its time will be lower, the same or
   higher. It is judged against the measurement. A refuted hypothesis is worth as much as a
@@ -147,7 +151,8 @@ def _ladder(config: RunConfig) -> str:
 Stages, each ending the climb of what fails it: parse; dedup (by a hash that ignores what cannot
 change a selection); price; parity with a slow reference; fidelity (recovered: the share of what
 the best pages add over random ones, in attention mass, that the program finds, on recorded
-queries; below {config.min_recovered:g} ends it); accuracy, in rungs of {rungs} contexts, each
+queries, each with a fresh ranking: what reuse over steps loses is not in it; below
+{config.min_recovered:g} ends it); accuracy, in rungs of {rungs} contexts, each
 passing on about {config.keep:.0%} by layers of the front; throughput.
 Accuracy: {who} reads {config.context_tokens:,} tokens and answers questions under the program:
 needle (words hidden in text, eight of them), copy (going on with a span of the context), single
@@ -155,6 +160,8 @@ needle (words hidden in text, eight of them), copy (going on with a span of the 
 (log loss - full attention's) / (random pages' - full attention's). 0 is full attention, 1 is
 random pages at their budget; below 0 is possible by chance. A budget is stated at
 {config.context:,} tokens and scaled to the contexts at hand: 4,096 there are {scaled:,} here.
+Reserved pages are not scaled: of {scaled // 2} tokens here, one sink and two recent pages of 16
+take 48, so small budgets look worse here than at {config.context:,} tokens.
 Differences are paired by context; an error is one standard error of the mean.
 Time: of one decode step of the batch, whole model, {timed}.
 Front: a candidate is off it if another is no slower and loses less by more than 1.64 standard

@@ -85,6 +85,8 @@ def facts_of(made: Compiled, target: Target) -> str:
 
     candidate, cost = made.candidate, made.cost
     launches = "; ".join(launch_plan(candidate, target.geometry))
+    if "no kernel" in launches:
+        launches += " (what has no kernel is done by torch there, slower than priced; here it runs)"
     fields = ", ".join(f"{n} [{', '.join(f.names)}]" for n, f in candidate.fields.items())
     stored = f", stored as {candidate.dtype}" if candidate.fields else ""
     values = ", ".join(f"{k} = {v}" for k, v in candidate.knobs.items())

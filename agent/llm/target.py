@@ -166,7 +166,9 @@ def _index_facts(target: Target) -> list[str]:
 
 def _budget_facts(target: Target) -> list[str]:
     """What attending to so many tokens costs, with and without an index."""
-    lines = ["Budgets: tokens attended, K and V read a step; step and speed-up with no index, and "
+    lines = [_ranking_fact(target),
+             "top_p and threshold are priced at their max_tokens, whatever they keep.",
+             "Budgets: tokens attended, K and V read a step; step and speed-up with no index, and "
              "with one bf16 vector a page of 16:"]  # fmt: skip
     for budget in (b for b in _BUDGETS if b < target.workload.context):
         bare = _probed(target, _UNSCORED.format(budget=budget))
@@ -177,6 +179,17 @@ def _budget_facts(target: Target) -> list[str]:
             f"{milliseconds(scored.sparse.seconds)}, {scored.speedup_step:.2f}"
         )
     return lines if len(lines) > 1 else []
+
+
+def _ranking_fact(target: Target) -> str:
+    """What ranking costs before any field is wide."""
+    tokens = min(2048, target.workload.context)
+    bare = _probed(target, _UNSCORED.format(budget=tokens)).sparse.seconds
+    least = _scored(target, _NUMBER, 16, "bf16", tokens, "").sparse.seconds
+    return (
+        f"Ranking every layer and step costs {milliseconds(least - bare)} with the narrowest "
+        "field, for launches and selection: reuse saves it, a narrower type does not."
+    )
 
 
 def _scored(

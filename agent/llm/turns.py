@@ -71,7 +71,9 @@ def hold(system: str, scene: Scene, turn: int, ask: Ask, *, tools: bool) -> tupl
     first = opening(
         scene.now, brief, notes=scene.notes, judged=scene.judged, independent=independent
     )
-    desk = Desk(config, nothing_known(config) if independent else scene.now, brief)
+    known = nothing_known(config) if independent else scene.now
+    waiting = frozenset(j.candidate for j in scene.judged if j.candidate not in known.by_id)
+    desk = Desk(config, known, brief, waiting=frozenset() if independent else waiting)
     return brief, converse(system, first, desk, ask, max_tokens=config.reply_tokens, tools=tools)
 
 

@@ -174,7 +174,7 @@ def test_every_planned_turn_of_a_run_can_be_opened() -> None:
         brief = plan(now, judged, random.Random(seed))
         text = opening(now, brief, notes="", judged=judged)
         assert json.dumps(text) and len(text.encode()) <= LIMIT
-        assert text.splitlines()[-1].startswith("Check and price")
+        assert text.splitlines()[-1].startswith("Check your program")
 
 
 def test_a_program_of_a_control_can_be_shown() -> None:
