@@ -37,7 +37,10 @@ def test_a_wrong_value_in_a_file_is_refused_with_a_message(line: str, tmp_path: 
 
 @pytest.mark.parametrize("words", [("--max-cost", "nan"), ("--max-cost", "inf"),
                                    ("--minutes", "inf"), ("--fill", "nan")])  # fmt: skip
-def test_a_cap_that_is_no_number_is_refused(words: tuple[str, str], tmp_path: Path) -> None:
+def test_a_cap_that_is_no_number_is_refused(
+    words: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.commands.search._make_ready", lambda config: pytest.fail("begun"))
     done = CliRunner().invoke(main, ["start", *words, "--runs-dir", str(tmp_path)])
     assert done.exit_code == 2 and "E303" in done.stderr
     assert not list(tmp_path.iterdir())
@@ -45,10 +48,11 @@ def test_a_cap_that_is_no_number_is_refused(words: tuple[str, str], tmp_path: Pa
 
 @pytest.mark.parametrize("words", [("--max-cost", "inf"), ("--minutes", "inf")])
 def test_a_run_is_not_taken_up_with_a_cap_that_is_no_number(
-    words: tuple[str, str], tmp_path: Path
+    words: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store.create(tmp_path, RunConfig(), {})
     store.close()
+    monkeypatch.setattr("agent.commands.search._make_ready", lambda config: pytest.fail("begun"))
     done = CliRunner().invoke(main, ["resume", *words, "--runs-dir", str(tmp_path)])
     assert done.exit_code == 2 and "E303" in done.stderr
 
