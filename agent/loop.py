@@ -230,10 +230,8 @@ class Search:
         """
         asked = self.studio.open_turns() if self.studio else 0
         now = standings(self.store, config)
-        claimed = sum(
-            1 for s in now.by_id.values()
-            if not s.record.control and not s.stages and not self._given_up(s.record.id)
-        )  # fmt: skip
+        # What is given up keeps its claim: else a program that breaks workers would cost nothing.
+        claimed = sum(not s.record.control and not s.stages for s in now.by_id.values())
         return now, config.evaluations - self.store.evaluated() - claimed - asked
 
     def _screen(self, now: Standings, standing: Standing) -> list[tuple[dict[str, Any], float]]:

@@ -107,7 +107,7 @@ def search_context(now: Standings, *, seed: int) -> SearchContext:
         Elite(
             candidate_id=s.record.id, text=s.record.text, knobs=dict(s.record.knobs),
             loss=s.entry().loss, step_seconds=s.seconds, on_front=s.record.id in members,
-            structure_hash=s.record.structure_hash or "",
+            structure_hash=s.record.structure_hash or "", proposer=s.record.proposer,
         )
         for s in now.judged()
     )  # fmt: skip

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,9 @@ from search_spaces.block_topk import seeds
 from vortex.devices import device as device_named
 from vortex.errors import ExitCode, VortexError, printable
 from vortex.geometry import geometry
+
+
+_LARGEST = 2.0**53
 
 
 @click.command()
@@ -121,6 +124,7 @@ def make_config(file: Path | None, contexts: int | None, options: dict[str, Any]
             values = tomllib.loads(file.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise VortexError(f"cannot read {file}: {error}", code="E303") from None
+    _check_kinds(values)
     contexts = contexts if contexts is not None else values.pop("contexts", None)
     values |= {k: v for k, v in options.items() if v is not None and v != ()}
     sweep = values.get("sweep", ())
@@ -142,13 +146,51 @@ def make_config(file: Path | None, contexts: int | None, options: dict[str, Any]
             f"{'.'.join(map(str, first['loc']))}: {first['msg']}", code="E303",
             hint="vortex-search start --help lists the options",
         ) from None  # fmt: skip
+    except OverflowError:
+        raise VortexError("a number is too large", code="E303") from None
     except ValueError as error:
         raise VortexError(f"not a list of numbers: {error}", code="E303") from None
+    _check_numbers(values)
     check_agents(config)
     geometry(config.model)
     device_named(config.price_for)
     seeds(Path(config.seeds_dir) if config.seeds_dir else None)
     return config
+
+
+def _check_kinds(values: dict[str, Any]) -> None:
+    """What a file may hold at names that are read before the configuration is checked.
+
+    Raises:
+        VortexError: E303, a value of another kind.
+    """
+    texts, lists = ("model", "accuracy_model", "device", "price_for"), ("agent", "agents")
+    kinds = dict.fromkeys(texts, str) | dict.fromkeys(lists, str | list)
+    kinds |= {"sweep": str | list, "prices": list | dict, "contexts": int}
+    for name, kind in kinds.items():
+        value = values.get(name)
+        if value is not None and not isinstance(value, kind):
+            raise VortexError(
+                f"{name}: {printable(repr(value), limit=60)} is of the wrong kind", code="E303",
+                hint="vortex-search start --help lists the options",
+            )  # fmt: skip
+
+
+def _check_numbers(values: Mapping[str, Any]) -> None:
+    """Refuse what would pass a comparison and limit nothing, or lower a cost.
+
+    Raises:
+        VortexError: E303, a value is not finite, or too large; E704, a price is none.
+    """
+    for name, value in values.items():
+        if isinstance(value, int | float) and not -_LARGEST < value < _LARGEST:
+            raise VortexError(f"{name}: {value} is no usable number", code="E303")
+    for model, figures in dict(values.get("prices") or {}).items():
+        if not all(0 <= float(x) < _LARGEST for x in figures):
+            raise VortexError(
+                f"{printable(str(model), limit=80)!r} has no price like this", code="E704",
+                hint="dollars for a million tokens, none below 0",
+            )  # fmt: skip
 
 
 def _name_agents(values: dict[str, Any]) -> None:
@@ -187,10 +229,11 @@ def resume(run: str | None, runs_dir: Path, **changes: Any) -> None:
     store = Store.open_to_write(find_run(runs_dir, run))
     given = {k: v for k, v in changes.items() if v is not None}
     try:
-        if given:
-            store.extend(RunConfig.model_validate({**store.config().model_dump(), **given}))
-        config = store.config()
+        config = RunConfig.model_validate({**store.config().model_dump(), **given})
+        _check_numbers(given)
         check_agents(config)
+        if given:  # only what can work is kept
+            store.extend(config)
         _make_ready(config)
         agents = recruit(store, config, _say)
     except ValidationError as error:

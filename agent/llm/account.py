@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from agent.providers.codec import reply_from_json, reply_to_json, request_to_json, tidied
 from agent.providers.prices import Price, estimate_tokens
@@ -100,12 +100,21 @@ class Books:
         )  # fmt: skip
 
     def _count(self, request: Request, reply: Reply) -> Count:
-        """What the provider counted; bounds of ours where it did not."""
-        usage, price = reply.usage, self.agent.price
-        if not usage.prompt and not usage.completion:
-            return self._bound(request)
-        dollars = None if price is None else price.of(usage)
-        return Count(usage.prompt, usage.cached, usage.written, usage.completion, dollars)
+        """What the provider counted; bounds of ours where it did not.
+
+        No prompt is empty, nor is a reply with anything in it: a count of nothing is none. More
+        tokens cannot be cached than were sent.
+        """
+        usage, price, bound = reply.usage, self.agent.price, self._bound(request)
+        silent = not (reply.text or reply.calls or reply.blocks)
+        if usage.prompt and (usage.completion or silent):
+            prompt = max(usage.prompt, usage.cached)
+            told = replace(usage, prompt=prompt, written=min(usage.written, prompt - usage.cached))
+            dollars = None if price is None else price.of(told)
+            return Count(told.prompt, told.cached, told.written, told.completion, dollars)
+        prompt, completion = usage.prompt or bound.prompt, usage.completion or bound.completion
+        dollars = None if price is None else price.bound(prompt, completion)
+        return Count(prompt, completion=completion, dollars=dollars, estimated=True)
 
 
 class Account:

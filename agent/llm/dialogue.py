@@ -11,6 +11,9 @@ from agent.llm.tools import TOOLS
 from agent.providers.records import Message, Reply, Request, ToolCall
 
 MAX_STEPS, MAX_REPAIRS = 10, 2
+# Every reply is kept and sent back: one without measure would fill the disk and pass the caps.
+MOST_CALLS = 64
+_PER_TOKEN = 32  # characters: far above what tokens of programs and prose hold
 _NUDGE = (
     "There is no program in this answer. Call submit_program, or answer with one fenced code block "
     "that holds the whole program."
@@ -45,8 +48,8 @@ class Ended:
     """How a turn ended.
 
     Attributes:
-        outcome: ``refused``: no program was right within the repairs; ``declined``: the model
-            would not answer; ``silent``: it never handed one in.
+        outcome: ``refused``: no program was right within the repairs, or an answer was beyond all
+            measure; ``declined``: the model would not answer; ``silent``: it never handed one in.
         detail: what was wrong last.
         refusals: programs that were handed in and not taken, the last one included.
     """
@@ -74,6 +77,9 @@ def converse(
         reply = ask(step, Request(system, tuple(messages), specs, max_tokens=max_tokens))
         if reply.stop == "refused":
             return Ended("declined", None, _line(reply.text), refusals)
+        excess = _excess(reply, max_tokens)
+        if excess:
+            return Ended("refused", None, excess, refusals + 1)
         messages.append(reply.message())
         answers = _tool_answers(reply, desk) if reply.calls else _plain_answer(reply, desk)
         taken = next((a.submission for a in answers if a.submission is not None), None)
@@ -88,6 +94,17 @@ def converse(
         if step == MAX_STEPS - 2:
             messages[-1] = _with_warning(messages[-1])
     return Ended("silent", None, detail, refusals)
+
+
+def _excess(reply: Reply, max_tokens: int) -> str:
+    """What a reply has more of than any that was asked for; '' if nothing."""
+    size = len(reply.text) + sum(len(c.id) + len(c.name) + len(c.raw) for c in reply.calls)
+    size += sum(len(str(block)) for block in reply.blocks)
+    if len(reply.calls) > MOST_CALLS:
+        return f"an answer with {len(reply.calls):,} tool calls, more than {MOST_CALLS}"
+    if size > _PER_TOKEN * max_tokens:
+        return f"an answer of {size:,} characters, where {max_tokens:,} tokens were asked for"
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +140,9 @@ def _plain_answer(reply: Reply, desk: Answers) -> Sequence[_Step]:
 
 def _first_sentence(text: str) -> str:
     """What is said before the program, at most one sentence."""
-    before = text.split("```", maxsplit=1)[0].split("~~~", maxsplit=1)[0].strip() or "Not stated."
-    return before.split(". ")[0].splitlines()[0][:300]
+    before = text.split("```", maxsplit=1)[0].split("~~~", maxsplit=1)[0].strip()
+    lines = before.split(". ")[0].splitlines()  # none: it begins with the dot
+    return lines[0][:300] if lines else "Not stated."
 
 
 def _line(text: str) -> str:

@@ -54,11 +54,12 @@ def replay(store: Store, system: str) -> Replay:
         system: the stable prefix as this version writes it.
     """
     ledger, config = Ledger(store), store.config()
+    recorded = ledger.turns()  # first: a run that goes on adds to all of them
     candidates = {c.id: c for c in store.candidates()}
     claims = ledger.claims()
     changes: list[Change] = []
     turns = requests = partial = 0
-    for turn in ledger.turns():
+    for turn in recorded:
         if turn.purpose not in (PROPOSE, NOTES):
             continue
         tape = _Tape(turn, ledger.entries(turn.id))
@@ -79,6 +80,8 @@ def replay(store: Store, system: str) -> Replay:
                     old = [record.text, json.dumps(claims[turn.candidate], sort_keys=True)]
                     new = [said.text, json.dumps(claim_of(said), sort_keys=True)] if said else []
                     changes += _compared(turn.id, -1, "submission", old, new)
+                elif turn.outcome is None:  # a process ended between the reply and its use
+                    partial += 1
                 elif said is None and ended.outcome != turn.outcome:
                     changes += _compared(
                         turn.id, -1, "outcome", [str(turn.outcome)], [ended.outcome]

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 
 from agent.llm.account import Account, Agent, Books, TurnEnds, caps_of
 from agent.llm.dialogue import Ended
+from agent.llm.submission import Submission
 from agent.llm.turns import NOTES, PROPOSE, claim_of, hold, rewrite_notes, scene
 from agent.providers.records import ProviderError
 from runs.ledger import Ledger, Turn
 from runs.records import RunConfig
 from runs.store import Store
+from vortex.compile import compile_text
 
 # In a row, before an agent is left alone for the rest of this process.
 MOST_FAILURES, MOST_FRUITLESS = 3, 10
@@ -63,6 +65,8 @@ class Studio:
         self._failures: Counter[str] = Counter()
         self._fruitless: Counter[str] = Counter()
         self._lock = threading.Lock()
+        self._handed: set[str] = set()  # hashes of candidates that came from here
+        self._closing = False
         self.capped = False  # a cap was reached: no more turns
 
     def take_up(self) -> None:
@@ -121,11 +125,15 @@ class Studio:
         return tally(self.ledger)
 
     def close(self) -> None:
-        """Wait for the replies that are on their way: they are paid for."""
+        """Wait for the replies that are on their way: they are paid for. No more are asked for."""
+        self._closing = True
         waiting = [f for f in self._running if not f.done()]
         if waiting:
             self._say(f"waiting for {len(waiting)} replies that are on their way")
         self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def _stops(self) -> bool:
+        return self._closing or self._stop()
 
     def _submit(self, turn: Turn) -> None:
         self._running[self._threads.submit(self._hold, turn)] = turn
@@ -144,7 +152,7 @@ class Studio:
     def _hold(self, turn: Turn) -> None:
         agent, config = self.agents[turn.agent], self.config
         account = Account(
-            Books(self.ledger, agent, turn.id, caps_of(config)), stop=self._stop,
+            Books(self.ledger, agent, turn.id, caps_of(config)), stop=self._stops,
             on_retry=lambda error, seconds: self._retried(agent, error, seconds),
             sleep=self._sleep,
         )  # fmt: skip
@@ -170,14 +178,28 @@ class Studio:
             why = f"{MOST_FRUITLESS} turns in a row brought no program; the last: {ended.detail}"
             self._count(self._fruitless, agent.name, why)
             return
-        with self._lock:
-            self._fruitless[agent.name] = 0
+        fresh = self._is_fresh(said)
         if said.compared_to is not None and said.compared_to not in parents:
             parents = [*parents, said.compared_to]
-        self.ledger.submit(
+        _, new = self.ledger.submit(
             turn.id, text=said.text, knobs=said.knobs, proposer=agent.name, parents=parents,
             note=said.hypothesis, claim=claim_of(said),
         )  # fmt: skip
+        if fresh and new:
+            with self._lock:
+                self._fruitless[agent.name] = 0
+        else:  # it takes no evaluation, so a model that only repeats would be asked for ever
+            why = f"{MOST_FRUITLESS} turns in a row brought nothing new"
+            self._count(self._fruitless, agent.name, why)
+
+    def _is_fresh(self, said: Submission) -> bool:
+        """Whether no candidate before is the same algorithm with the same knobs."""
+        digest = compile_text(said.text, said.knobs).candidate_hash
+        known = {c.candidate_hash for c in self._store.candidates()}
+        with self._lock:
+            fresh = digest not in known | self._handed
+            self._handed.add(digest)
+        return fresh
 
     def _ended(self, turn: Turn, end: TurnEnds) -> None:
         if end.outcome is None:

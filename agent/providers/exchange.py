@@ -26,6 +26,7 @@ from vortex.errors import ExitCode, VortexError, printable
 MAX_BYTES = 8 << 20  # of a reply: far above any that a model writes
 COMPLAINT_BYTES = 64 << 10  # read of an error's body
 CONNECT_SECONDS = 15.0
+MAX_DEPTH = 64  # of lists and objects within each other
 NO_KEY = "none"  # what a server that wants no key is told
 UNSENT = ("ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError")
 
@@ -280,7 +281,8 @@ def wait_of(headers: Mapping[str, str], now: datetime) -> float | None:
 
 
 def load(data: bytes | str) -> Any:
-    """JSON from outside: no NaN, and no half characters, which no database or file takes.
+    """JSON from outside: no NaN, no half characters, which no database or file takes, and no
+    deeper than whatever copies or stores it later can go.
 
     Raises:
         ValueError: it is not JSON.
@@ -295,13 +297,15 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
 
 
-def _clean(value: Any) -> Any:
+def _clean(value: Any, room: int = MAX_DEPTH) -> Any:
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode() if not value.isascii() else value
+    if isinstance(value, list | dict) and not room:
+        raise ValueError("nested too deeply")
     if isinstance(value, list):
-        return [_clean(item) for item in value]
+        return [_clean(item, room - 1) for item in value]
     if isinstance(value, dict):
-        return {_clean(key): _clean(item) for key, item in value.items()}
+        return {_clean(key): _clean(item, room - 1) for key, item in value.items()}
     return value
 
 

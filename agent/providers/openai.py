@@ -194,8 +194,8 @@ def _extend(calls: dict[int, dict[str, str]], piece: Mapping[str, Any]) -> None:
     function = name if isinstance(name, dict) else {}
     index = piece.get("index")
     if type(index) is not int:
-        latest = max(calls, default=-1)
-        index = latest + 1 if piece.get("id") or latest < 0 else latest
+        # The latest is the last that was begun: a search for it would take forever in a long reply.
+        index = len(calls) if piece.get("id") or not calls else next(reversed(calls))
     call = calls.setdefault(index, {"id": "", "name": "", "arguments": ""})
     call["id"] = call["id"] or str(piece.get("id") or "")
     call["name"] = call["name"] or str(function.get("name") or "")

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 MARK = "[redacted]"
 NAMES = ("_API_KEY", "_ACCESS_KEY", "_TOKEN", "_SECRET", "PASSWORD")
+SENT = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY")
 SHORTEST = 8  # characters: a shorter value could be part of any word
 # What the vendors' packages and their HTTP clients log under.
 LOGGERS = ("anthropic", "openai", "httpx", "httpx2", "httpcore", "httpcore2")
@@ -28,6 +29,15 @@ def redact(text: str) -> str:
         text = text.replace(value, MARK)
     text = _BEARER.sub(rf"\1\2{MARK}", text)
     return _LOGIN.sub(rf"\1{MARK}@", _KEY.sub(MARK, text))
+
+
+def without_keys(text: str) -> str:
+    """The text without the keys that servers were sent, and nothing else changed."""
+    for name in SENT:
+        key = os.environ.get(name, "").strip()
+        if len(key) >= SHORTEST:
+            text = text.replace(key, MARK)
+    return text
 
 
 def _secrets() -> Iterable[str]:
