@@ -38,7 +38,6 @@ from vortex.devices import device as device_named
 from vortex.errors import ExitCode, VortexError, printable
 from vortex.geometry import geometry
 
-
 _LARGEST = 2.0**53
 
 
@@ -165,7 +164,7 @@ def _check_kinds(values: dict[str, Any]) -> None:
         VortexError: E303, a value of another kind.
     """
     texts, lists = ("model", "accuracy_model", "device", "price_for"), ("agent", "agents")
-    kinds = dict.fromkeys(texts, str) | dict.fromkeys(lists, str | list)
+    kinds: dict[str, Any] = {**dict.fromkeys(texts, str), **dict.fromkeys(lists, str | list)}
     kinds |= {"sweep": str | list, "prices": list | dict, "contexts": int}
     for name, kind in kinds.items():
         value = values.get(name)

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from agent.providers.redact import without_keys
 from agent.providers.records import Message, Reply, Request, ToolCall, ToolSpec, Usage
+from agent.providers.redact import without_keys
 
 
 def tidy(text: str) -> str:
-    """The text as UTF-8 can hold it: no lone surrogates, no NUL. And no key, if it was sent back."""
+    """The text as UTF-8 can hold it: no lone surrogates, no NUL, no key sent back."""
     whole = text.encode("utf-8", "replace").decode("utf-8").replace("\x00", "\ufffd")
     return without_keys(whole)
 

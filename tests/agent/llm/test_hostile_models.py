@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,3 +142,24 @@ def test_a_server_that_sends_the_key_back_finds_it_in_no_record(tmp_path: Path) 
     assert replay(store, prefix(store.config())).changes == ()
     files = [p for p in tmp_path.rglob("*") if p.is_file()]
     assert not any(key.encode() in p.read_bytes() for p in files)
+
+
+@pytest.mark.parametrize("usage", [
+    {"prompt": 0, "completion": 7}, {"prompt": 9, "completion": 0},
+    {"prompt": -5, "completion": True}, {"prompt": 1.5, "completion": 7}, None,
+])  # fmt: skip
+def test_a_count_of_nothing_is_booked_at_the_bound(usage: Any, tmp_path: Path) -> None:
+    with Wire(replies(lambda n: replace(tool_calls(submission(n)), usage=usage))) as wire:
+        config = config_for(agent_of("openai", wire), evaluations=9, prices={"m": (1, 1, 1, 1)})
+        store = run(tmp_path, config)
+    counts = [e.count for e in Ledger(store).entries()]
+    assert counts and all(c.estimated and c.prompt > 0 and c.completion > 0 for c in counts)
+    assert all((c.dollars or 0.0) > 0 for c in counts)
+
+
+def test_more_cannot_be_cached_than_was_sent(tmp_path: Path) -> None:
+    usage = {"prompt": 10, "cached": 1 << 39, "written": 1 << 39, "completion": 1}
+    with Wire(replies(lambda n: replace(tool_calls(submission(n)), usage=usage))) as wire:
+        store = run(tmp_path, config_for(agent_of("openai", wire), evaluations=9))
+    for count in (e.count for e in Ledger(store).entries()):
+        assert count.cached + count.written <= count.prompt
