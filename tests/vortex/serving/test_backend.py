@@ -1,0 +1,233 @@
+"""Decoding through the engine's backend: pages come, go and are shared; outputs stay right."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+GPU = torch.cuda.is_available()
+if not GPU:
+    os.environ["TRITON_INTERPRET"] = "1"
+pytest.importorskip("triton")
+
+from tests.vortex.serving.fake_engine import LATENT, Engine, Shape  # noqa: E402
+from vortex.compile import compile_text  # noqa: E402
+from vortex.errors import VortexError  # noqa: E402
+from vortex.ir import Candidate  # noqa: E402
+from vortex.serving.equality import Agreement, compare, read_choice  # noqa: E402
+from vortex.serving.sglang.tap import Tap  # noqa: E402
+
+pytestmark = [pytest.mark.skipif(GPU, reason="the miniature engine lives on the CPU")]
+
+SEEDS = Path(__file__).resolve().parents[3] / "search_spaces" / "block_topk" / "seeds"
+PROGRAM = """import vortex as vx
+class Small(vx.Algorithm):
+    page_size = 16
+    {more}
+    def summarize(self, k, v):
+        return vx.Summary(mean=k.mean("token"))
+    def score(self, q, page):
+        return vx.dot(q, page.mean, "dim").max("head")
+    def select(self, score):
+        return vx.top_k(score, tokens={budget}) | vx.sinks(1) | vx.recent(1)
+"""
+
+
+def small(budget: int = 64, more: str = "") -> Candidate:
+    return compile_text(PROGRAM.format(budget=budget, more=more))
+
+
+def right(found: list[Agreement]) -> bool:
+    """Something was compared, and nothing differs beyond rounding."""
+    assert sum(f.pages for f in found) > 0
+    return all(f.wrong == 0 for f in found)
+
+
+def test_ragged_batches_choose_and_attend_as_the_reference_does() -> None:
+    engine = Engine(small())
+    engine.prefill({1: 115, 2: 5, 3: 96})
+    for _ in range(3):
+        assert right(engine.decode(1, 2, 3))
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_pages_that_fill_while_decoding_are_summarised(saved: bool) -> None:
+    engine = Engine(small())
+    engine.prefill({1: 110, 2: 142})
+    for _ in range(5):  # pages fill at 112 and at 144
+        assert right(engine.decode(1, 2, saved=saved))
+
+
+def test_prefills_in_chunks_that_end_within_a_page_are_summarised() -> None:
+    engine = Engine(small())
+    for chunk in (10, 50, 3, 65):
+        engine.prefill({1: chunk, 2: chunk + 1})
+    assert right(engine.decode(1, 2))
+
+
+def test_pages_that_are_freed_and_written_again_are_summarised_again() -> None:
+    engine = Engine(small(), pages=14)
+    engine.prefill({1: 80, 2: 90})
+    engine.decode(1, 2)
+    engine.drop(1)  # retracted: its pages go to whoever asks next
+    engine.prefill({3: 77})
+    for _ in range(5):
+        assert right(engine.decode(2, 3))
+    engine.drop(2)
+    engine.prefill({1: 94})
+    for _ in range(4):
+        assert right(engine.decode(1, 3))
+
+
+def test_requests_that_share_a_prefix_choose_each_for_itself() -> None:
+    engine = Engine(small())
+    engine.prefill({1: 96})
+    engine.share(1, 2, 5)
+    engine.prefill({2: 30})
+    for _ in range(4):
+        assert right(engine.decode(1, 2))
+
+
+def test_padded_rows_of_a_graph_read_the_dummy_page_and_harm_nothing() -> None:
+    engine = Engine(small())
+    engine.backend.init_cuda_graph_state(4, 4)
+    engine.prefill({1: 111, 2: 60})
+    for _ in range(6):
+        assert right(engine.decode(1, 2, pad=2, graph=True))
+
+
+def test_a_graph_reads_no_table_that_the_scheduler_may_write() -> None:
+    """The miniature engine overwrites req_to_token between the snapshot and the layers."""
+    engine = Engine(small())
+    engine.backend.init_cuda_graph_state(2, 2)
+    engine.prefill({1: 130})
+    assert right(engine.decode(1, graph=True))
+
+
+@pytest.mark.parametrize("page", [32, 64])
+def test_an_engines_page_may_hold_several_of_the_programs(page: int) -> None:
+    engine = Engine(small(), page=page)
+    engine.prefill({1: 110, 2: 47})
+    for _ in range(4):
+        assert right(engine.decode(1, 2))
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_mla_decodes_from_the_latent(split: bool) -> None:
+    engine = Engine(small(), LATENT)
+    engine.prefill({1: 115, 2: 30})
+    for _ in range(4):
+        assert right(engine.decode(1, 2, split=split))
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in SEEDS.glob("*.py")))
+def test_every_seed_serves(name: str) -> None:
+    engine = Engine(compile_text((SEEDS / f"{name}.py").read_text()), Shape(layers=4), context=128)
+    engine.prefill({1: 110, 2: 40})
+    if not engine.sparse.layers:
+        return
+    for _ in range(2):
+        engine.decode(1, 2)
+
+
+def test_layers_that_use_an_earlier_ranking_keep_no_fields() -> None:
+    engine = Engine(small(more="reuse = vx.reuse(layers=2)"), Shape(layers=4))
+    assert engine.sparse.ranking == {0, 2}
+    engine.prefill({1: 120})
+    for _ in range(9):
+        assert right(engine.decode(1))
+
+
+def test_dense_layers_are_the_inner_backends() -> None:
+    engine = Engine(small(more="dense_layers = vx.layers(first=1)"), Shape(layers=3))
+    engine.prefill({1: 120})
+    engine.inner.calls.clear()
+    assert right(engine.decode(1))
+    assert engine.inner.calls.count("decode") == 1
+
+
+def test_a_budget_over_the_context_attends_to_everything() -> None:
+    engine = Engine(small(budget=4096))
+    engine.prefill({1: 150, 2: 33})
+    found = engine.decode(1, 2)
+    assert all(f.near == f.wrong == 0 for f in found)
+    counts = engine.backend._step.buffers.counts
+    assert counts[:, 0].tolist() == [10, 3]
+
+
+def test_dense_steps_leave_summaries_for_later() -> None:
+    def until(lengths: torch.Tensor | None) -> bool:
+        return int(lengths.max()) <= 130
+
+    engine = Engine(small(), attends_all=until)
+    engine.prefill({1: 100})
+    engine.inner.calls.clear()
+    for _ in range(30):  # pages fill at 112 and 128 in dense steps
+        engine.decode(1)
+    assert engine.inner.calls.count("decode") == 2 * 30
+    engine.share(1, 2, 8)
+    engine.prefill({2: 3})
+    for _ in range(3):
+        assert right(engine.decode(1, 2))
+
+
+def test_captured_steps_are_dense_only_where_dense_graphs_are() -> None:
+    engine = Engine(small(), attends_all=lambda lengths: True)
+    engine.backend.init_cuda_graph_state(1, 1)
+    engine.prefill({1: 100})
+    engine.decode(1, graph=True)
+    assert not engine.backend.dense
+    engine.backend.two_graphs = True
+    engine.decode(1, graph=True)
+    assert engine.backend.dense
+
+
+def test_what_the_wrapper_does_not_have_is_the_inner_backends() -> None:
+    engine = Engine(small())
+    engine.backend.prefill_attention_backend_str = "vortex"
+    assert engine.inner.prefill_attention_backend_str == "vortex"
+    assert engine.backend.prefill_attention_backend_str == "vortex"
+    assert engine.backend.needs_cpu_seq_lens is False
+    engine.backend.on_after_cuda_graph_warmup()
+    assert engine.inner.calls[-1] == "on_after_cuda_graph_warmup"
+
+
+def test_what_a_model_gives_besides_is_refused_on_sparse_layers() -> None:
+    engine = Engine(small())
+    engine.prefill({1: 40})
+    batch = None
+    with pytest.raises(VortexError, match="sinks"):
+        engine.backend._joined(torch.zeros(1), batch, batch, {"sinks": torch.zeros(1)})
+
+
+@pytest.mark.parametrize(
+    "more", ["reuse = vx.reuse(steps=2)", "heat = vx.state(init=0.0)"]
+)  # fmt: skip
+def test_what_must_live_with_a_request_is_refused(more: str) -> None:
+    text = PROGRAM.format(budget=64, more=more)
+    if "state" in more:
+        text = text.replace('.max("head")', '.max("head") + page.heat')
+        text += "    def update(self, page, mass):\n        return vx.State(heat=mass)\n"
+    with pytest.raises(VortexError, match="cannot be served yet") as raised:
+        Engine(compile_text(text))
+    assert raised.value.code == "E805"
+
+
+def test_the_tap_keeps_what_a_choice_was_made_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SGLANG_VORTEX_TAP", str(tmp_path))
+    engine = Engine(small())
+    engine.backend.tap = Tap.of(engine.sparse, 0)
+    engine.prefill({1: 150})
+    for _ in range(3):
+        engine.decode(1)
+    files = sorted((tmp_path / "rank0").glob("*.safetensors"))
+    assert [f.stem for f in files[:2]] == ["step000_layer000", "step000_layer001"]
+    found = compare(engine.candidate, read_choice(files[0]))
+    assert found.pages == 2 * 4 and found.wrong == 0
+    other = compile_text(PROGRAM.format(budget=96, more=""))
+    assert compare(other, read_choice(files[0])).wrong > 0

@@ -1,0 +1,1 @@
+"""Runs a found program inside inference engines."""

@@ -1,0 +1,147 @@
+"""A short check inside the engine that will serve: the same tokens, and how fast.
+
+``python -m vortex.serving.sglang.check MODEL`` prints one JSON object a line. One engine, in which
+a switch chooses between sparse steps and the inner backend's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vortex.errors import ExitCode, VortexError
+
+
+class Switch:
+    """The byte that says what the next steps are: ``d`` dense, ``s`` sparse, ``-`` by the rule."""
+
+    def __init__(self, path: Path) -> None:
+        path.write_bytes(b"-")
+        self.file = os.open(path, os.O_RDWR)
+
+    def __call__(self, to: str) -> None:
+        """Steps that begin from now on are of this kind."""
+        os.pwrite(self.file, to.encode(), 0)
+
+
+def tokens(count: int, seed: int, vocab: int) -> list[int]:
+    """Random tokens, none of the first three."""
+    chosen = random.Random(seed)
+    return [chosen.randrange(3, vocab) for _ in range(count)]
+
+
+def engine(model: str, backend: str = "vortex", **settings: Any) -> Any:
+    """An SGLang engine that takes and gives token numbers."""
+    import sglang
+
+    return sglang.Engine(
+        model_path=model, skip_tokenizer_init=True, attention_backend=backend,
+        sampling_backend="pytorch", grammar_backend="none", random_seed=1, **settings,
+    )  # fmt: skip
+
+
+def generated(made: Any, prompts: Sequence[list[int]], count: int, **more: Any) -> list[Any]:
+    """Greedy tokens of each prompt, as many as asked for."""
+    sampling = {"max_new_tokens": count, "ignore_eos": True, "temperature": 0}
+    out = made.generate(input_ids=list(prompts), sampling_params=sampling, **more)
+    return out if isinstance(out, list) else [out]
+
+
+def difference(one: Sequence[Any], two: Sequence[Any]) -> dict[str, Any]:
+    """How two runs of the same requests differ: where tokens part, and how near a tie it was.
+
+    Args:
+        one, two: replies with two top log-probabilities for each token.
+    """
+    equal = parted = 0
+    gaps, shifts = [], [0.0]
+    for a, b in zip(one, two, strict=True):
+        first, second = a["output_ids"], b["output_ids"]
+        at = next((i for i, x in enumerate(first) if second[i] != x), None)
+        tops = [x["meta_info"]["output_top_logprobs"] for x in (a, b)]
+        for i in range(len(first) if at is None else at):
+            shifts.append(abs(tops[0][i][0][0] - tops[1][i][0][0]))
+        equal += at is None
+        if at is not None:
+            parted += 1
+            gaps.append(round(tops[0][at][0][0] - tops[0][at][1][0], 4))
+    return {
+        "requests": len(one), "equal": equal, "parted": parted,
+        "top2_gap_where_parted": sorted(gaps, reverse=True)[:8],
+        "largest_logprob_shift": round(max(shifts), 4),
+    }  # fmt: skip
+
+
+def decode_rate(made: Any, prompts: Sequence[list[int]], few: int, many: int) -> float:
+    """Decode tokens/s: two runs of different length, whose prompts the prefix cache holds."""
+    took = []
+    for count in (few, many):
+        began = time.perf_counter()
+        generated(made, prompts, count)
+        took.append(time.perf_counter() - began)
+    return len(prompts) * (many - few) / (took[1] - took[0])
+
+
+def main(model: str, covered: int, page_size: int, context: int) -> None:
+    """Serve a model, and print what was found.
+
+    Args:
+        model: a Hugging Face folder; without weights, random ones are drawn.
+        covered: tokens up to which the program selects every page.
+        context: of the requests whose speed is measured.
+
+    Raises:
+        VortexError: E808, the folder has no configuration.
+    """
+    folder = Path(model)
+    try:
+        vocab = int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise VortexError(
+            f"{model} holds no config.json with a vocab_size", code="E808",
+            hint="name a Hugging Face folder", exit_code=ExitCode.USAGE,
+        ) from None  # fmt: skip
+    drawn = not any(folder.glob("*.safetensors"))
+    with tempfile.TemporaryDirectory() as scratch:
+        switch_file = Path(scratch) / "switch"
+        switch = Switch(switch_file)
+        os.environ["SGLANG_VORTEX_SWITCH"] = str(switch_file)
+        made = engine(
+            model, page_size=page_size, log_level="error", mem_fraction_static=0.8,
+            **({"load_format": "dummy"} if drawn else {}),
+        )  # fmt: skip
+        print(json.dumps({"what": "weights", "random": drawn}), flush=True)
+        if covered > 64:
+            prompts = [tokens(16 + i * (covered - 48) // 16, i, vocab) for i in range(16)]
+            runs = []
+            for mode in "ds":
+                switch(mode)
+                made.flush_cache()
+                more = {"return_logprob": True, "top_logprobs_num": 2}
+                runs.append(generated(made, prompts, 24, **more))
+            print(json.dumps({"what": "tokens", **difference(*runs)}), flush=True)
+        prompts = [tokens(context, 100 + i, vocab) for i in range(8)]
+        generated(made, prompts, 4)
+        rates: dict[str, list[float]] = {"d": [], "s": []}
+        for _ in range(3):
+            for mode, found in rates.items():
+                switch(mode)
+                found.append(round(decode_rate(made, prompts, 8, 136), 1))
+        print(json.dumps({"what": "decode tokens/s", "rows": 8, "context": context,
+                          "dense": rates["d"], "sparse": rates["s"]}), flush=True)  # fmt: skip
+        made.shutdown()
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1], *(int(x) for x in sys.argv[2:5]))
+    except VortexError as error:
+        print(error.render(), file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -1,0 +1,282 @@
+"""Decodes page-sparse layers on the engine's own pools: launches and the memory that they need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vortex.errors import ExitCode, VortexError
+from vortex.ir import Candidate
+from vortex.plan import anchors, attended_tokens, dense_layers, plan_of
+from vortex.schedule import Schedule
+from vortex.serving.sglang.bookkeeping import covered_tokens, newest_pages, paged
+from vortex.triton.arrays import Shapes
+from vortex.triton.attend import Cache, Workspace
+from vortex.triton.backend import (
+    Buffers,
+    Fields,
+    Kernels,
+    append_tokens,
+    attend_chosen,
+    kernels,
+    route,
+)
+from vortex.triton.schedules import StepShape, schedule_for
+from vortex.triton.store import store_tokens
+from vortex.triton.tiles import Unfused
+
+_MOST_AT_ONCE = 32768  # pages of one launch: a grid's last axis has at most 65,535
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """The attention of the model that an engine serves, as one rank has it.
+
+    Attributes:
+        layers: of the whole model.
+        group: query heads of a KV head; kv_heads: of this rank.
+        dim, vdim: columns of a key and of a value.
+        rope: rotary columns of a key, first and count.
+        context: the longest sequence.
+        device: as torch names the GPU.
+    """
+
+    kind: Literal["gqa", "mla"]
+    layers: int
+    group: int
+    kv_heads: int
+    dim: int
+    vdim: int
+    rope: tuple[int, int]
+    context: int
+    device: str
+
+
+@dataclass(slots=True)
+class Step:
+    """What one batch size needs, in memory that does not move: a captured graph reads it.
+
+    Attributes:
+        table: int32 ``[row, page]``; lengths: int32 ``[row]``.
+        newest: int32 ``[row, 1]``; whole: int32 ``[row]`` (see ``newest_pages``).
+        newest_known: whether the step has computed the last two.
+    """
+
+    table: Tensor
+    lengths: Tensor
+    newest: Tensor
+    whole: Tensor
+    buffers: Buffers
+    schedule: Schedule
+    newest_known: bool = False
+
+
+@dataclass(slots=True)
+class Space:
+    """Static memory of batches of at most ``rows`` sequences, and what each size needs besides."""
+
+    rows: int
+    table: Tensor
+    lengths: Tensor
+    newest: Tensor
+    whole: Tensor
+    pages: Tensor
+    counts: Tensor
+    scratch: Tensor
+    counter: Tensor
+    works: dict[int, tuple[Schedule, Workspace, Workspace]] = field(default_factory=dict)
+
+
+class SparseDecode:
+    """A candidate on the pools of an engine.
+
+    Attributes:
+        layers: those that it decodes, global numbers; the others attend to everything.
+        ranking: those of them that rank pages, and so keep fields.
+        covered: sequences up to so many tokens are attended to wholly.
+        caches: views of the pools by layer.
+
+    Raises:
+        VortexError: E805, the program cannot be served; E807, no memory for its fields.
+    """
+
+    def __init__(
+        self, candidate: Candidate, served: Served, pools: Mapping[int, tuple[Tensor, Tensor]]
+    ) -> None:
+        """Make room for everything but the batch.
+
+        Args:
+            pools: keys ``[slot, kv_head, dim]`` and values of each layer; on MLA values are the
+                first columns of the keys.
+        """
+        _check(candidate)
+        self.served, size = served, candidate.page_size
+        device = next(iter(pools.values()))[0].device
+        numbers = {ref: m.to(device) for ref, m in candidate.matrices.items()}
+        self.candidate = replace(candidate, matrices=numbers)
+        everything = plan_of(candidate.select).everything
+        dense = dense_layers(candidate, served.layers, served.layers)
+        self.layers = frozenset() if everything else frozenset(range(served.layers)) - dense
+        self.anchors = anchors(served.layers, dense, candidate.policies.reuse_layers)
+        self.ranking = frozenset(self.anchors[layer] for layer in self.layers)
+        self.covered, self.width = covered_tokens(candidate), -(-served.context // size)
+        self.caches = {
+            layer: Cache(paged(k, size), paged(v, size), size)
+            for layer, (k, v) in pools.items() if layer in self.layers
+        }  # fmt: skip
+        self.device = device
+        self.fields: dict[int, Fields] = {}
+        self.kernels: Kernels | None = None
+        if self.layers:
+            self._prepare()
+
+    def _prepare(self) -> None:
+        served, cache = self.served, next(iter(self.caches.values()))
+        strides = (cache.k.stride(2), cache.v.stride(2))
+        shapes = Shapes(served.group, served.dim, served.vdim, served.rope, served.layers, strides)
+        try:
+            self.kernels = kernels(self.candidate, shapes)
+        except Unfused as reason:
+            raise _unserved(reason.message) from None
+        try:
+            for layer in sorted(self.ranking):
+                self.fields[layer] = Fields.of_layer(
+                    self.kernels, layer, pages=cache.k.shape[0], rows=1, width=1,
+                    kv_heads=served.kv_heads, device=self.device,
+                )  # fmt: skip
+                for array in self.fields[layer].arrays.values():
+                    array.zero_()  # a page is read only once complete; zeros harm less than NaN
+        except torch.OutOfMemoryError:
+            raise VortexError(
+                "no memory is left for the fields of the program's pages", code="E807",
+                hint="lower --mem-fraction-static", exit_code=ExitCode.ENVIRONMENT,
+            ) from None  # fmt: skip
+
+    @property
+    def field_bytes(self) -> int:
+        """Memory that the program keeps beside the engine's pools."""
+        arrays = [a for f in self.fields.values() for a in f.arrays.values()]
+        return sum(a.numel() * a.element_size() for a in arrays)
+
+    def space(self, rows: int) -> Space:
+        """Memory for batches of up to ``rows`` sequences."""
+        heads, scoring = self.served.kv_heads, self.kernels and self.kernels.scoring
+        channels = scoring.channels if scoring else 0
+
+        def whole(*shape: int) -> Tensor:
+            return torch.zeros(*shape, dtype=torch.int32, device=self.device)
+
+        scratch = torch.empty(max(1, rows * heads * channels * self.width), device=self.device)
+        return Space(
+            rows, whole(rows, self.width), whole(rows).fill_(1), whole(rows, 1), whole(rows),
+            whole(rows, heads, self.width), whole(rows, heads), scratch, whole(rows * heads),
+        )  # fmt: skip
+
+    def step(self, space: Space, rows: int, *, captured: bool) -> Step:
+        """What a batch of so many sequences uses of a space.
+
+        Args:
+            captured: a graph of just this size will read it; else sizes share workspaces.
+        """
+        size = rows if captured else min(space.rows, 1 << (rows - 1).bit_length())
+        if size not in space.works:
+            served, schedule = self.served, self._schedule(size)
+            heads = served.kv_heads * served.group
+            work, full = (
+                Workspace.of(size, heads, served.vdim, s.splits, self.device)
+                for s in (schedule.attend, schedule.full)
+            )
+            space.works[size] = (schedule, work, full)
+        schedule, work, full = space.works[size]
+        buffers = Buffers(
+            space.pages[:rows], space.counts[:rows], space.scratch, space.counter, work, full
+        )
+        return Step(
+            space.table[:rows], space.lengths[:rows], space.newest[:rows], space.whole[:rows],
+            buffers, schedule,
+        )  # fmt: skip
+
+    def _schedule(self, rows: int) -> Schedule:
+        served, size, context = self.served, self.candidate.page_size, self.served.context
+        arrays = [a for f in list(self.fields.values())[:1] for a in f.arrays.values()]
+        index = sum(a[0].numel() * a.element_size() for a in arrays)
+        attended = attended_tokens(self.candidate, context, context, layers=served.layers)
+        return schedule_for(served.device, StepShape(
+            served.kind, rows * served.kv_heads, served.group, served.dim, served.vdim, size,
+            context, attended, index,
+        ))  # fmt: skip
+
+    def summarise(self, layer: int, pages: Tensor, whole: Tensor) -> None:
+        """Fields of complete pages, read from the pool.
+
+        Args:
+            pages: int32 ``[n, 1]``, physical; whole: int32 ``[n]``, the page size for those that
+                are complete, 0 for those to leave alone.
+        """
+        assert self.kernels is not None
+        if layer not in self.ranking or self.kernels.summarise is None or not len(pages):
+            return
+        cache, fields = self.caches[layer], self.fields[layer]
+        for at in range(0, len(pages), _MOST_AT_ONCE):
+            part, complete = pages[at : at + _MOST_AT_ONCE], whole[at : at + _MOST_AT_ONCE]
+            self.kernels.summarise[(1, self.served.kv_heads, len(part))](
+                cache.k, cache.v, *fields.arrays.values(), *fields.matrices.values(), part,
+                complete, part.stride(0), *cache.k.stride()[:2], *cache.v.stride()[:2],
+            )  # fmt: skip
+
+    def keep(self, layer: int, step: Step, k: Tensor | None, v: Tensor | None) -> None:
+        """Put the step's keys and values into the pool, and finish the pages that they complete.
+
+        Args:
+            k, v: ``[row, kv_head, dim]``, dense within a row; None: they are in the pool already.
+        """
+        assert self.kernels is not None
+        if k is None or v is None:
+            if layer in self.ranking and self.kernels.summarise is not None:
+                if not step.newest_known:
+                    newest_pages(step.table, step.lengths, self.candidate.page_size, step.newest,
+                                 step.whole)  # fmt: skip
+                    step.newest_known = True
+                self.summarise(layer, step.newest, step.whole)
+            return
+        cache = self.caches[layer]
+        if layer in self.ranking and self.kernels.append is not None:
+            append_tokens(self.kernels, cache, self.fields[layer], step.table, step.lengths, k, v)
+            return
+        store_tokens(cache, step.table, step.lengths, k, v)
+
+    def attend(self, layer: int, step: Step, q: Tensor, out: Tensor, *, scale: float) -> None:
+        """Choose pages where the layer ranks, and attend to them.
+
+        Args:
+            q: ``[row, head, dim]``, unscaled, heads dense; out: ``[row, head, vdim]``, written.
+        """
+        assert self.kernels is not None
+        if layer in self.ranking:
+            route(
+                self.kernels, step.schedule, q, self.fields[layer], step.table, step.lengths,
+                step.buffers, scale=scale, layer=layer,
+            )  # fmt: skip
+        attend_chosen(
+            self.kernels, step.schedule, q, self.caches[layer], step.table, step.lengths,
+            step.buffers, out, scale=scale,
+        )  # fmt: skip
+
+
+def _check(candidate: Candidate) -> None:
+    """Refuse what must live with a request: pages are all that this keeps."""
+    if candidate.states:
+        raise _unserved("it keeps states for each request (vx.state)")
+    if candidate.policies.reuse_steps > 1:
+        raise _unserved("it keeps a ranking for several steps (reuse of steps)")
+
+
+def _unserved(why: str) -> VortexError:
+    return VortexError(
+        f"this program cannot be served yet: {why}", code="E805",
+        hint="`vortex-search check` shows a program's launches; choose one without this",
+    )  # fmt: skip
