@@ -11,16 +11,19 @@ _GROUPING = re.compile(r"(?<=\d)(?:\{,\}|\\,|\\!|[\u2009\u202f\u00a0_'\u2019])(?
 _DIGITS, _EXPONENT = 400, 400
 _PLAIN = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+"
 _POWER = r"(?:[eE][+-]?\d+|\s*(?:\\times|\\cdot|×|\*)\s*10\s*\^\s*\{?\s*[+-]?\d+\s*\}?)"
-_FRAC = r"\\[dtc]?frac\s*(?:\{\s*(-?\d+)\s*\}\s*\{\s*(-?\d+)\s*\}|(\d)\s*(\d))"
+_FRAC = r"\\[dtc]?frac\s*(?:\{\s*(-?\d{1,200})\s*\}\s*\{\s*(-?\d{1,200})\s*\}|(\d)\s*(\d))"
 # Not followed by what makes it a part of an expression: 5x, 5\sqrt{2}, 5^2.
-_ENDS = r"(?!\d)(?![.,/]\d)(?!\w*\d)(?![^\W\d_mgshL](?![^\W\d_]))(?!\s?(?:\\(?:sqrt|pi|binom)|\^(?!\s*\{?\s*\\circ)|!))"
+_ENDS = (
+    r"(?!\d)(?![.,/]\d)(?!\w*\d)(?![^\W\d_mgshL](?![^\W\d_]))"
+    r"(?!\s?(?:\\(?:sqrt|pi|binom)|\^(?!\s*\{?\s*\\circ)|!))"
+)
 # A number in running text: not a part of a word, of a version (1.2.3) or of a badly grouped number.
 _IN_TEXT = re.compile(
     rf"(?<![\w.,/^])(?:(?<![\w)\]}}])[+-])?\s?(?:\$|\\\$|[€£])?\s?(?:{_FRAC}|(?:{_PLAIN})"
     rf"(?:{_POWER})?(?:\s?/\s?(?:{_PLAIN}))?){_ENDS}"
 )
 _NUMBER = re.compile(rf"({_PLAIN})({_POWER})?")
-# A unit: signs, LaTeX text, or at most two words. A letter alone may be a variable: 5x is no number.
+# A unit: signs, LaTeX text, or at most two words. A letter may be a variable: 5x is no number.
 _SHORT = r"(?:[munpkcdMG]?(?:m|g|s|L|l|Hz|W|V|J|N)|km|kg|min|h|hr|hrs|rad|deg|mph|[kKMGT]i?B)"
 _WORD = r"(?!(?:or|and|is|to|not|than|if|mod|times|over)\b)[^\W\d_]{2,}"
 _UNIT = re.compile(

@@ -13,7 +13,7 @@ from evals.engine.numbers import number, numbers_in, tidy
 ScorerName = Literal["exact", "contains", "number", "boxed", "choice"]
 SCORERS: tuple[str, ...] = get_args(ScorerName)
 Found = list[tuple[int, int, Fraction]]
-_LONGEST = 1 << 20  # characters of a reply that are read, from its end
+_LONGEST = 1 << 17  # characters of a reply that are read, from its end
 _TWO = re.compile(r"\s*(?:,?\s*(?:or|and)\b|,|;|&|\||(?:\\text\s*\{)\s*(?:or|and)\s*\})\s*$", re.I)
 _MARK = re.compile(r"####|\banswer\b[^.\n\d]{0,40}?(?:\bis\b|:|=)[\s:=*]*", re.IGNORECASE)
 _LETTER = r"[(\[*]*([A-J])(?:[)\].:*]|(?![\w']))"
@@ -65,29 +65,32 @@ def canonical(scorer: str, answer: str) -> str | None:
 def spoken(reply: str) -> str:
     """A reply without its thoughts, its end if it is very long."""
     text = reply[-_LONGEST:]
-    before, mark, after = text.rpartition("</think>")
+    _, mark, after = text.rpartition("</think>")
     text = after if mark else text
     return text.partition("<think>")[0]
 
 
-def boxes(text: str) -> list[str | None]:
-    """The contents of every ``\\boxed`` and ``\\fbox``, braces balanced; None for one cut off."""
-    found: list[str | None] = []
-    for match in re.finditer(r"\\(?:boxed|fbox)\s*", text):
-        at = match.end()
-        if text[at : at + 1] != "{":
-            bare = re.match(r"[^\s{}$]+", text[at:])
-            found.append(bare.group() if bare else None)
-            continue
-        depth, inside = 0, None
-        for i in range(at, len(text)):
-            escaped = text[i - 1] == "\\"
-            depth += (text[i] == "{" and not escaped) - (text[i] == "}" and not escaped)
-            if depth == 0:
-                inside = text[at + 1 : i]
-                break
-        found.append(inside)
-    return found
+def last_box(text: str) -> str | None:
+    r"""The content of the last ``\boxed`` or ``\fbox``, braces balanced.
+
+    Returns:
+        None if there is none; an empty text for one that is cut off.
+    """
+    at = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
+    if at < 0:
+        return None
+    body = re.sub(r"^\\(?:boxed|fbox)\s*", "", text[at:])
+    if not body.startswith("{"):
+        bare = re.match(r"[^\s{}$]+", body)
+        return bare.group().rstrip(".,") if bare else ""
+    depth = 0
+    for i, char in enumerate(body):
+        if i and body[i - 1] == "\\":
+            continue  # \{ is a sign
+        depth += (char == "{") - (char == "}")
+        if depth == 0:
+            return body[1:i]
+    return ""
 
 
 # -- what a reply states ----------------------------------------
@@ -103,9 +106,9 @@ def _number(said: str) -> str | None:
     alone = number(said)
     if alone is not None:
         return str(alone)
-    inside = boxes(said)
-    if inside:
-        value = number(_inner(inside[-1] or ""))
+    inside = last_box(said)
+    if inside is not None:
+        value = number(_inner(inside))
         return None if value is None else str(value)
     text = tidy(said)
     for mark in reversed(list(_MARK.finditer(text))):
@@ -138,18 +141,16 @@ def _unrivalled(text: str, found: Found) -> str | None:
 
 def _boxed(said: str) -> str | None:
     """The last box; without one, the final number."""
-    inside = boxes(said)
-    if inside:
-        return _content(inside[-1]) if inside[-1] is not None else None
-    return _number(said)
+    inside = last_box(said)
+    return _number(said) if inside is None else _content(inside)
 
 
 def _choice(said: str) -> str | None:
     """A letter alone; else in the last box; else after 'answer is'; else one that opens the
     reply, as 'B) ...'."""
-    inside = boxes(said)
-    if inside:
-        return canonical("choice", _inner(inside[-1] or ""))
+    inside = last_box(said)
+    if inside is not None:
+        return canonical("choice", _inner(inside))
     alone = _ALONE.fullmatch(said)
     if alone:
         return alone[1].upper()
