@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import click
 
@@ -15,7 +16,9 @@ from agent.commands import (
     outside,
     replay,
     search,
+    serve_eval,
     tune_kernels,
+    verify,
 )
 from vortex.errors import ExitCode, VortexError
 
@@ -62,6 +65,18 @@ def models_fetch(name: str) -> None:
     click.echo(str(obtain(name, lambda text: click.echo(text, err=True))))
 
 
+@models.command("gguf-to-hf")
+@click.argument("model")
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True)
+@click.option("--dtype", type=click.Choice(["bf16", "float32"]), default="bf16", show_default=True)
+def models_gguf_to_hf(model: str, out: Path, dtype: str) -> None:
+    """Write a GGUF model, by name or file, as a Hugging Face folder, which engines load."""
+    from evals.models.write_folder import gguf_to_folder
+
+    gguf_to_folder(model, out, dtype=dtype)
+    click.echo(str(out))
+
+
 @models.command("list")
 def models_list() -> None:
     """Known targets, and which of them can be run here."""
@@ -78,7 +93,7 @@ def models_list() -> None:
 for command in (
     *judge.COMMANDS, *evaluate.COMMANDS, *search.COMMANDS, *inspect_run.COMMANDS,
     *compare.COMMANDS, *tune_kernels.COMMANDS, *cost.COMMANDS, *replay.COMMANDS,
-    *outside.COMMANDS,
+    *outside.COMMANDS, *verify.COMMANDS, *serve_eval.COMMANDS,
 ):  # fmt: skip
     main.add_command(command)
 

@@ -167,7 +167,7 @@ def equality(args: argparse.Namespace, scratch: Path) -> None:
         args, model, "vortex", context_length=512 if cpu else 8192, chunked_prefill_size=256,
         max_total_tokens=320 if cpu else total * 6 // 10 // PAGE * PAGE,
         max_running_requests=many, schedule_conservativeness=0.1,
-        mem_fraction_static=0.05 if cpu else 0.4, cuda_graph_backend_prefill="disabled",
+        mem_fraction_static=0.05 if cpu else 0.4, cuda_graph_backend_prefill=args.prefill,
         cuda_graph_bs_decode=[8, 64],
     )  # fmt: skip
     runs = {}
@@ -305,6 +305,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=185.0, help="for all stages together")
     parser.add_argument("--inner", default="fa3", help="what `plain` runs")
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "out")))
+    parser.add_argument("--prefill", default="breakable", help="CUDA graphs of it in `equality`")
     parser.add_argument("--run", help=argparse.SUPPRESS)
     parser.add_argument("--scratch", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -316,29 +317,45 @@ def main() -> None:
             stages[args.run](args, args.scratch)
         return
     args.out.mkdir(parents=True, exist_ok=True)
-    results, began = [], time.monotonic()
+    began = time.monotonic()
+
+    def left() -> float:
+        return args.seconds - (time.monotonic() - began)
+
     for stage in args.stages.split(","):
-        left = args.seconds - (time.monotonic() - began)
-        if stage not in STAGES or left < 20:
+        if stage not in STAGES or left() < 20:
             print(f"{stage}: left out", flush=True)
             continue
-        scratch = Path(tempfile.mkdtemp(prefix=f"{stage}-"))
-        process = subprocess.Popen(
-            [sys.executable, __file__, "--run", stage, "--scratch", str(scratch), "--device",
-             args.device, "--inner", args.inner],
-            env=environment(args, stage, scratch), stdout=subprocess.PIPE, text=True,
-            stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
-        stopper = threading.Timer(left, os.killpg, (process.pid, signal.SIGKILL))
-        stopper.start()
-        log = args.out / f"{stage}.log"
-        try:
-            results += follow(process, stage, log, args.out)
-        finally:
-            stopper.cancel()
-        retracted = log.read_text(errors="replace").count("Retract requests")
-        print(f"{stage}: exit {process.wait()}, {time.monotonic() - began:.0f} s, "
-              f"retractions {retracted}", flush=True)  # fmt: skip
+        done = run_stage(args, stage, left(), args.prefill)
+        if not done and stage == "equality" and args.prefill != "disabled" and left() > 60:
+            print("equality: again, without graphs of prefill", flush=True)
+            run_stage(args, stage, left(), "disabled")
+        print(f"{args.seconds - left():.0f} s so far", flush=True)
+
+
+def run_stage(args: argparse.Namespace, stage: str, seconds: float, prefill: str) -> bool:
+    """Run one in a process group of its own, killed after ``seconds``; whether it ended well."""
+    scratch = Path(tempfile.mkdtemp(prefix=f"{stage}-"))
+    process = subprocess.Popen(
+        [sys.executable, __file__, "--run", stage, "--scratch", str(scratch), "--device",
+         args.device, "--inner", args.inner, "--prefill", prefill],
+        env=environment(args, stage, scratch), stdout=subprocess.PIPE, text=True,
+        stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    stopper = threading.Timer(seconds, os.killpg, (process.pid, signal.SIGKILL))
+    stopper.start()
+    log = args.out / f"{stage}.log"
+    try:
+        found = follow(process, stage, log, args.out)
+    finally:
+        stopper.cancel()
+    code, text = process.wait(), log.read_text(errors="replace")
+    print(f"{stage}: exit {code}, retractions {text.count('Retract requests')}", flush=True)
+    if code:
+        for line in text.splitlines()[-25:]:
+            print(f"{stage} | {line[:300]}", flush=True)
+        log.rename(log.with_suffix(f".{prefill}.failed.log"))
+    return code == 0 and len(found) > 1
 
 
 def follow(process: subprocess.Popen[str], stage: str, log: Path, out: Path) -> list[Any]:

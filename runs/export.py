@@ -46,9 +46,13 @@ def best_of(board: Board, *, tolerable: float = 0.25) -> Row:
 
 
 def export(
-    row: Row, board: Board, canonical: Mapping[str, object], out: Path, *, force: bool
-) -> None:
+    row: Row, board: Board, canonical: Mapping[str, object], out: Path, *, force: bool,
+    more: Mapping[str, str] | None = None,
+) -> None:  # fmt: skip
     """Write program.py, program.json, metrics.json, README.md and manifest.json.
+
+    Args:
+        more: other files by their path in the folder; scripts may be run.
 
     Raises:
         VortexError: E607, the folder holds something; E604, it cannot be written.
@@ -62,8 +66,8 @@ def export(
         "program.py": row.program,
         "program.json": json.dumps(canonical, indent=2) + "\n",
         "metrics.json": json.dumps(_metrics(row, board), indent=2) + "\n",
-        "README.md": _readme(row, board),
-    }
+        "README.md": _readme(row, board, sorted(more or {})), **(more or {}),
+    }  # fmt: skip
     sums = {n: hashlib.sha256(t.encode()).hexdigest() for n, t in files.items()}
     files["manifest.json"] = json.dumps({"format": 1, "sha256": sums}, indent=2) + "\n"
     try:
@@ -73,7 +77,10 @@ def export(
         raise _unwritable(out, error) from None
     try:
         for name, text in files.items():
+            (aside / name).parent.mkdir(parents=True, exist_ok=True)
             (aside / name).write_text(text, encoding="utf-8")
+            if name.endswith(".sh"):
+                (aside / name).chmod(0o755)
         aside.chmod(0o755)
         if out.exists():
             old = aside.with_name(aside.name + ".old")  # kept until the new one is in place
@@ -113,7 +120,16 @@ def _metrics(row: Row, board: Board) -> dict[str, object]:
     return found
 
 
-def _readme(row: Row, board: Board) -> str:
+_ROLES = {
+    "serve.sh": "serves a model with this program in SGLang: `sh serve.sh MODEL`",
+    "verify.py": "checks this folder as far as the machine allows: `python verify.py`",
+    "evidence.json": "where all this comes from: run, hashes, versions, machine",
+    "kernels/README.md": "the generated kernels, to read",
+}
+
+
+def _readme(row: Row, board: Board, more: list[str]) -> str:
+    roles = "".join(f"\n- `{n}`: {_ROLES[n]}." for n in more if n in _ROLES)
     table = "\n".join(
         f"| {title} | {shown(cell_of(row, a), f)} | {origin} |"
         for title, a, f, origin in columns(board)
@@ -130,7 +146,8 @@ Knobs: {knobs}.
 - `program.py`: the program, to read and change. `vortex-search check program.py` shows its cost,
   `vortex-search evaluate program.py` runs it.
 - `program.json`: the same with knobs bound, as a graph that needs no Python to be read.
-- `metrics.json`: every number with its error and origin. `manifest.json`: hashes of the files.
+- `metrics.json`: every number with its error and origin. `manifest.json`: hashes of the
+  files.{roles}
 
 | | value | |
 | --- | ---: | --- |

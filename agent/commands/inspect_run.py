@@ -23,9 +23,11 @@ from runs.leaderboard import render_csv, render_json, render_markdown, render_te
 from runs.ledger import Ledger
 from runs.naming import find_run, list_runs
 from runs.report import write_report
+from runs.serving import serving_files
 from runs.store import Store
 from vortex.compile import compile_text
 from vortex.errors import VortexError, printable
+from vortex.geometry import geometry
 from vortex.ir import graph_text
 
 DIR = click.option("--runs-dir", type=click.Path(path_type=Path), default=Path("vortex-runs"))
@@ -173,7 +175,12 @@ def export_command(
         "select": graph_text({"select": bound.select}), "states": dict(bound.states),
         "update": graph_text(bound.updates),
     }  # fmt: skip
-    export(row, board, canonical, out, force=force)
+    try:
+        target = geometry(board.target)
+    except VortexError:  # a configuration that was moved since
+        target = None
+    more = serving_files(row, board, bound, target)
+    export(row, board, canonical, out, force=force, more=more)
     click.echo(f"candidate {row.id} {printable(row.name)} is in {out}", err=True)
 
 

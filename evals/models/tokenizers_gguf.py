@@ -32,6 +32,10 @@ class ByteLevelBPE:
         """Text of token ids, special tokens shown."""
         return str(self._fast.decode(list(ids), skip_special_tokens=False))
 
+    def text(self) -> str:
+        """The tokenizer as ``tokenizer.json`` holds it."""
+        return str(self._fast.to_str(pretty=True))
+
 
 def build(tokens: list[str], types: list[int], merges: list[str], pre: str) -> ByteLevelBPE:
     """The tokenizer.

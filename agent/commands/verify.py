@@ -1,0 +1,175 @@
+"""``verify``: what an exported folder claims, checked as far as this machine can."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+import torch
+
+from evals.parity import Shape, disagreement
+from vortex.errors import ExitCode, VortexError, printable
+from vortex.exported import mismatches, read_exported
+from vortex.geometry import Geometry, geometry
+from vortex.ir import Candidate
+
+Verdict = Literal["ok", "failed", "not checked"]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        said: numbers of what was found, or why it could not be looked at.
+    """
+
+    name: str
+    verdict: Verdict
+    said: str
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--for", "target", help="The model it is to serve.  [default: the folder's own]")
+@click.option("--model", "weights", help="A Hugging Face folder: start the engine with it.")
+@click.option("--context", default=8192, show_default=True, help="Of the engine's speed check.")
+@click.option("--json", "as_json", is_flag=True)
+def verify(
+    folder: Path, target: str | None, weights: str | None, context: int, as_json: bool
+) -> None:  # fmt: skip
+    """Check an exported folder: hashes, parity, kernels, and the engine it will serve in.
+
+    Says what it could not check, and why. Exit code 1: a check failed.
+    """
+    found = []
+    for check in _checks(folder, target, weights, context):
+        found.append(check)
+        if not as_json:
+            click.echo(f"{check.name:10} {check.verdict:12} {printable(check.said, limit=600)}")
+    if as_json:
+        click.echo(json.dumps([asdict(c) for c in found], indent=2))
+    if any(c.verdict == "failed" for c in found):
+        raise click.exceptions.Exit(ExitCode.FAILED)
+
+
+def _checks(
+    folder: Path, target: str | None, weights: str | None, context: int
+) -> Iterator[Check]:  # fmt: skip
+    if folder.is_dir():
+        bad = mismatches(folder)
+        yield Check("hashes", "failed" if bad else "ok",
+                    ", ".join(bad) or "every file is as the manifest says")  # fmt: skip
+        if bad:
+            return  # what is no longer the export says nothing about it
+    else:
+        yield Check("hashes", "not checked", "a program file, without a manifest")
+    exported = read_exported(folder)
+    candidate = exported.candidate
+    yield Check("program", "ok", f"{exported.name}, {candidate.candidate_hash}")
+    model = geometry(target or _own_target(folder))
+    latent = model.kind == "mla"
+    shape = Shape(
+        min(2, model.kv_heads), model.group, model.dim, model.vdim if latent else None,
+        (model.vdim, model.rope_dim) if latent else None,
+    )  # fmt: skip
+    problem = disagreement(candidate, shape, seed=1)
+    agree = f"the CPU backend and the reference agree (heads of {model.name})"
+    yield Check("parity", "failed" if problem else "ok", problem or agree)
+    yield _kernels(candidate, model)
+    yield from _engine(folder, candidate, weights, context)
+
+
+def _own_target(folder: Path) -> str:
+    """The model that the export was searched for."""
+    try:
+        found = json.loads((folder / "evidence.json").read_text(encoding="utf-8"))["target"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise VortexError(
+            f"{folder} does not say which model it is for", code="E801", hint="name it by --for"
+        ) from None
+    return str(found)
+
+
+def _kernels(candidate: Candidate, model: Geometry) -> Check:
+    """The serving kernels on a GPU, or in Triton's interpreter where the user asks for that."""
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if not torch.cuda.is_available() and not interpreted:
+        return Check("kernels", "not checked", "no GPU here")
+    if importlib.util.find_spec("triton") is None:
+        return Check("kernels", "not checked", "Triton is not installed")
+    from vortex.serving.selfcheck import check_kernels, outputs_agree
+    from vortex.serving.sglang.bookkeeping import covered_tokens
+
+    gpu = torch.cuda.is_available()
+    device = torch.device("cuda" if gpu else "cpu")
+    # Longer than what the budget covers, so that there is something to choose.
+    more = 256 if gpu else 8
+    longest = covered_tokens(candidate) + more * candidate.page_size + 7
+    try:
+        pages, worst = check_kernels(candidate, model, device, longest=longest, kv_heads=2)
+    except VortexError as error:
+        return Check("kernels", "failed", f"error[{error.code}]: {error.message}")
+    good = pages.wrong == 0 and outputs_agree(worst)
+    where = torch.cuda.get_device_name() if gpu else "Triton's interpreter"
+    return Check(
+        "kernels", "ok" if good else "failed",
+        f"{where}: {pages.pages} pages chosen, {pages.near} otherwise within rounding, "
+        f"{pages.wrong} wrong; largest output error {worst:.4f}",
+    )  # fmt: skip
+
+
+def _engine(
+    folder: Path, candidate: Candidate, weights: str | None, context: int
+) -> Iterator[Check]:  # fmt: skip
+    why = ""
+    if importlib.util.find_spec("sglang") is None:
+        why = "SGLang is not installed"
+    elif not torch.cuda.is_available():
+        why = "no GPU here"
+    elif weights is None:
+        why = "no --model was named"
+    if why:
+        yield Check("engine", "not checked", why)
+        yield Check("accuracy", "not checked", "needs real weights, and tasks of your own")
+        return
+    yield from _served(folder, candidate, str(weights), context)
+    yield Check("accuracy", "not checked", "needs tasks of your own; see docs/serving.md")
+
+
+def _served(folder: Path, candidate: Candidate, weights: str, context: int) -> Iterator[Check]:
+    from vortex.serving.sglang.bookkeeping import covered_tokens
+
+    command = [
+        sys.executable, "-m", "vortex.serving.sglang.check", weights,
+        str(covered_tokens(candidate)), str(candidate.page_size), str(context),
+    ]  # fmt: skip
+    env = os.environ | {"SGLANG_VORTEX_PROGRAM": str(folder.resolve())}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    for line in done.stdout.splitlines():
+        if line.startswith("{"):
+            yield _said(json.loads(line))
+    if done.returncode:
+        last = [x for x in done.stderr.splitlines() if x.strip()][-1:]
+        yield Check("engine", "failed", f"error[E808]: it ended with {done.returncode}: {last}")
+
+
+def _said(facts: dict[str, Any]) -> Check:
+    what = str(facts.pop("what"))
+    if what == "tokens":
+        # A near tie may fall either way in bf16; a wide gap may not.
+        wide = [gap for gap in facts["top2_gap_where_parted"] if gap > 1.0]
+        return Check("engine", "failed" if wide else "ok", f"greedy tokens, sparse against full "
+                     f"attention within the budget: {json.dumps(facts)}")  # fmt: skip
+    return Check(what[:10], "ok", json.dumps(facts))
+
+
+COMMANDS = (verify,)

@@ -1,0 +1,75 @@
+"""An export brings what serves it, and says what it was made for."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from runs.export import export
+from runs.serving import engine_page, serving_files
+from tests.runs.synthetic import board, row
+from vortex.compile import compile_text
+from vortex.exported import mismatches, read_exported
+from vortex.geometry import GEOMETRIES
+from vortex.ir import Candidate
+
+SEEDS = Path(__file__).resolve().parents[2] / "search_spaces" / "block_topk" / "seeds"
+TEXT = (SEEDS / "quest.py").read_text()
+ROW = row(4, on_front=True, program=TEXT)
+MLA, GQA = GEOMETRIES["glm-4.7-flash"], GEOMETRIES["qwen3-1.7b"]
+
+
+def canonical(candidate: Candidate) -> dict[str, object]:
+    return {"name": "Quest", "knobs": dict(candidate.knobs),
+            "candidate_hash": candidate.candidate_hash}  # fmt: skip
+
+
+def exported(out: Path) -> Candidate:
+    candidate = compile_text(TEXT, {"budget": 512})
+    more = serving_files(ROW, board(ROW), candidate, GQA)
+    export(ROW, board(ROW), canonical(candidate), out, force=False, more=more)
+    return candidate
+
+
+def test_kernels_a_start_script_a_check_and_evidence_are_written_and_hashed(
+    tmp_path: Path,
+) -> None:
+    candidate = exported(tmp_path / "out")
+    assert mismatches(tmp_path / "out") == []
+    for name in ("kernels/route.py", "kernels/summarise.py", "verify.py"):
+        ast.parse((tmp_path / "out" / name).read_text())
+    evidence = json.loads((tmp_path / "out" / "evidence.json").read_text())
+    assert evidence["candidate_hash"] == candidate.candidate_hash
+    assert evidence["versions_at_export"]["torch"]
+    assert "`serve.sh`: serves" in (tmp_path / "out" / "README.md").read_text()
+    assert read_exported(tmp_path / "out").candidate.candidate_hash == candidate.candidate_hash
+
+
+def test_the_start_script_names_the_folder_the_backend_and_the_pages(tmp_path: Path) -> None:
+    exported(tmp_path / "out")
+    fake = tmp_path / "bin" / "python"
+    fake.parent.mkdir()
+    fake.write_text('#!/bin/sh\necho "$SGLANG_VORTEX_PROGRAM $@"\n')
+    fake.chmod(0o755)
+    script, env = str(tmp_path / "out" / "serve.sh"), {"PATH": f"{fake.parent}:/usr/bin:/bin"}
+    done = subprocess.run([script, "a model", "--port", "1"], env=env, capture_output=True,
+                          text=True, check=True)  # fmt: skip
+    assert done.stdout.strip() == (
+        f"{tmp_path / 'out'} -m sglang.launch_server --model-path a model "
+        "--attention-backend vortex --page-size 16 --port 1"
+    )
+    assert subprocess.run([script], env=env, capture_output=True, check=False).returncode == 2
+
+
+@pytest.mark.parametrize(("geometry", "page"), [(GQA, 16), (MLA, 64), (None, 16)])
+def test_the_engines_pages_suit_the_program_and_the_prefill(geometry: object, page: int) -> None:
+    assert engine_page(compile_text(TEXT), geometry) == page  # type: ignore[arg-type]
+
+
+def test_an_export_for_an_unknown_target_has_all_but_kernels() -> None:
+    files = serving_files(ROW, board(ROW), compile_text(TEXT), None)
+    assert set(files) == {"kernels/README.md", "serve.sh", "verify.py", "evidence.json"}
