@@ -78,20 +78,56 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
+class Raw:
+    """What one mode's numbers are made of, by pair: decode tokens/s, seconds to a lone request's
+    first token, and the median gap of each run under load."""
+
+    decode: tuple[float, ...]
+    alone: tuple[float, ...]
+    gaps: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PointResult:
     """A point, measured.
 
     Attributes:
-        ratios: sparse over full by name of what is compared, paired.
         problem: what the outputs were not as they should be in; nothing is reported then.
-        raw: rates of each mode in the order of pairs.
+        in_turn: whether the modes were interleaved, not measured one after the other.
     """
 
     point: Point
     modes: dict[Mode, Measured] = field(default_factory=dict)
-    ratios: dict[str, Estimate] = field(default_factory=dict)
+    raw: dict[Mode, Raw] = field(default_factory=dict)
     problem: str = ""
-    raw: dict[Mode, tuple[float, ...]] = field(default_factory=dict)
+    in_turn: bool = True
+
+    @property
+    def ratios(self) -> dict[str, Estimate]:
+        """Sparse over full by name of what is compared, paired in the order of measurement."""
+        if set(self.raw) != {"full", "sparse"}:
+            return {}
+        sparse, full = self.raw["sparse"], self.raw["full"]
+        pairs = {
+            "decode_speedup": (sparse.decode, full.decode),
+            "first_token_ratio": (sparse.alone, full.alone),
+            "gap_ratio": (sparse.gaps, full.gaps),
+        }
+        made = {
+            name: ratio(a, b)
+            for name, (a, b) in pairs.items()
+            if len(a) == len(b) and all(x > 0 for x in (*a, *b))
+        }
+        return {name: found for name, found in made.items() if found is not None}
+
+    def beside(self, other: PointResult) -> PointResult:
+        """This with what another engine did at the same point, one after the other."""
+        both = " ".join(p for p in (self.problem, other.problem) if p)
+        if both:
+            return PointResult(self.point, problem=both, in_turn=False)
+        return PointResult(
+            self.point, self.modes | other.modes, self.raw | other.raw, in_turn=False
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,18 +184,8 @@ def measure_point(
     except _Wrong as wrong:
         return PointResult(point, problem=str(wrong))
     modes = {m: _summed(rates[m], alone[m], loads[m], plan) for m in sides}
-    ratios: dict[str, Estimate] = {}
-    if set(sides) == {"full", "sparse"}:
-        pairs = {
-            "decode_speedup": (rates["sparse"], rates["full"]),
-            "first_token_ratio": (alone["sparse"], alone["full"]),
-            "gap_ratio": (_medians(loads["sparse"]), _medians(loads["full"])),
-        }
-        for name, (above, below) in pairs.items():
-            found = ratio(above, below) if all(x > 0 for x in (*above, *below)) else None
-            if found is not None:
-                ratios[name] = found
-    return PointResult(point, modes, ratios, raw={m: tuple(r) for m, r in rates.items()})
+    raw = {m: Raw(tuple(rates[m]), tuple(alone[m]), tuple(_medians(loads[m]))) for m in sides}
+    return PointResult(point, modes, raw)
 
 
 def _turns(sides: Sides, pairs: int) -> Iterator[tuple[int, Mode]]:
