@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
@@ -14,7 +15,7 @@ import click
 
 from vortex.errors import ExitCode, VortexError, printable
 from vortex.exported import read_exported
-from vortex.geometry import GEOMETRIES, geometry
+from vortex.geometry import GEOMETRIES, Geometry, from_config, geometry
 
 if TYPE_CHECKING:
     from evals.engine.engine import Engine
@@ -178,6 +179,10 @@ def evaluate(options: Options, out: Path) -> EngineReport:
         raise VortexError("nothing is asked for", code="E906",
                           hint="--throughput, --problems or --ruler")  # fmt: skip
     given = list(read_problems(options.problems)) if options.problems else []
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # said before hours of work, not after
+        raise _unwritable(out, error) from None
     with tempfile.TemporaryDirectory() as scratch:
         wanted = _wanted(options, given)
         rounds = _rounds(options, wanted, Path(scratch))
@@ -201,7 +206,7 @@ def _wanted(options: Options, given: Sequence[Problem]) -> Wanted:
         chat = getattr(engine, "chat", None)  # a server does it itself
         return chat if options.chat and callable(chat) else str
 
-    vocab = geometry(str(_source(options))).vocab if _source(options) else _UNKNOWN_VOCAB
+    vocab = _shape(options).vocab if _source(options) else _UNKNOWN_VOCAB
     plan = Plan(
         vocab, pairs=options.pairs, rate=options.rate, first_limit=options.first_limit,
         gap_limit=options.gap_limit, seed=options.seed,
@@ -217,6 +222,17 @@ def _wanted(options: Options, given: Sequence[Problem]) -> Wanted:
 
 def _source(options: Options) -> str | Path | None:
     return options.weights or options.model
+
+
+def _shape(options: Options) -> Geometry:
+    """The shape of the model.
+
+    Raises:
+        VortexError: E401 or E404, there is no such model.
+    """
+    if options.weights:
+        return from_config(options.weights.expanduser())
+    return geometry(str(options.model))
 
 
 def _generated(options: Options, engine: Engine) -> list[Problem]:
@@ -310,7 +326,7 @@ def _servers(options: Options) -> list[Engine]:
 def _page(options: Options) -> int:
     """The engine's page: the program's, or 64 on a latent cache where that fits."""
     size = read_exported(options.export).candidate.page_size
-    latent = geometry(str(_source(options))).kind == "mla"
+    latent = _shape(options).kind == "mla"
     return 64 if latent and 64 % size == 0 else size
 
 
@@ -353,11 +369,16 @@ def _write(path: Path, text: str) -> None:
         aside.write_text(text, encoding="utf-8")
         aside.replace(path)
     except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise VortexError(
-            f"cannot write {path}: {error.strerror or error}", code="E604",
-            hint="free some space, or name another folder with -o", exit_code=ExitCode.ENVIRONMENT,
-        ) from None  # fmt: skip
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise _unwritable(path, error) from None
+
+
+def _unwritable(path: Path, error: OSError) -> VortexError:
+    return VortexError(
+        f"cannot write {path}: {error.strerror or error}", code="E604",
+        hint="free some space, or name another folder with -o", exit_code=ExitCode.ENVIRONMENT,
+    )  # fmt: skip
 
 
 COMMANDS = (serve_eval,)

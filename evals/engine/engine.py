@@ -195,7 +195,8 @@ async def gathered(
     tasks = [asyncio.ensure_future(placed(r)) for r in requests]
     try:
         return list(await asyncio.gather(*tasks))
-    finally:
+    except (Exception, asyncio.CancelledError):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        raise

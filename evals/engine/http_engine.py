@@ -131,6 +131,7 @@ class HTTPEngine:
         """See Engine."""
         if not self._loop.is_closed():
             self._loop.run_until_complete(self._client.close())
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
             self._loop.close()
 
     def _failure(self, error: Exception) -> VortexError:

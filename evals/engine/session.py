@@ -100,7 +100,7 @@ def _round(sides: Sides, wanted: Wanted, log: Path, found: _Found, say: Say) -> 
         found.engines[mode] = dict(engine.facts)
     random = any(e.facts.get("weights") == "random" for e in sides.values())
     both = set(sides) == {"full", "sparse"}
-    if both and not random and wanted.covered > 2 * _AGREEING_TOKENS:
+    if wanted.points and both and not random and wanted.covered > 2 * _AGREEING_TOKENS:
         say("greedy tokens of both modes where the budget covers all")
         found.agreed = agreement(sides, _covered_prompts(wanted), _AGREEING_TOKENS)
     for point in wanted.points:
@@ -168,7 +168,7 @@ def _notes(found: _Found, wanted: Wanted) -> list[str]:
     elif any(not r.in_turn for r in found.results.values()):
         notes.append("Full and sparse attention ran in engines one after the other: pairs are by "
                      "order, and a drift of the machine is in their ratios.")  # fmt: skip
-    if len(modes) == 2 and found.agreed is None:
+    if len(modes) == 2 and found.results and found.agreed is None:
         notes.append("Tokens of both modes were not compared: " + _why_not(found, wanted))
     if any(f.get("engine", "").startswith("server at") for f in found.engines.values()):
         notes.append("A server is taken at its word: that it serves this program was not checked.")

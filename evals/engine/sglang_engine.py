@@ -6,7 +6,9 @@ import importlib.metadata
 import json
 import os
 import shutil
+import signal
 import tempfile
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +20,15 @@ from vortex.errors import ExitCode, VortexError, printable
 
 _PLUGINS, _OURS = "sglang.srt.plugins", "vortex"
 _PROGRAM, _SWITCH = "SGLANG_VORTEX_PROGRAM", "SGLANG_VORTEX_SWITCH"
+
+
+class ChildDied(KeyboardInterrupt):
+    """A process of SGLang ended; of a kind that no event loop swallows."""
+
+
+def child_died(signum: int, frame: Any) -> None:
+    """In place of SGLang's handler, which kills this process too."""
+    raise ChildDied("one of its processes ended")
 
 
 @dataclass(frozen=True)
@@ -73,6 +84,7 @@ class SGLangEngine:
     def __init__(self, setup: Setup) -> None:
         self._scratch = Path(tempfile.mkdtemp(prefix="vortex-engine-"))
         self._kept = {k: os.environ.get(k) for k in (_PROGRAM, _SWITCH)}
+        self._quit = signal.getsignal(signal.SIGQUIT)
         self._engine: Any = None
         self._switch: Callable[[str], None] | None = None
         self.modes: tuple[Mode, ...] = ("full", "sparse") if setup.export else ("full",)
@@ -100,8 +112,8 @@ class SGLangEngine:
                 _PROGRAM: str(setup.export.resolve()), _SWITCH: str(self._scratch / "switch")
             }  # fmt: skip
         try:
-            self._engine = sglang.Engine(**setup.arguments())
-        except Exception as error:  # whatever the package raises
+            self._engine = sglang.Engine(**setup.arguments(), custom_sigquit_handler=child_died)
+        except (Exception, ChildDied) as error:  # whatever the package raises
             raise VortexError(
                 f"SGLang does not start: {printable(str(error), limit=400)}", code="E903",
                 hint="its log above says more", exit_code=ExitCode.ENVIRONMENT,
@@ -138,7 +150,7 @@ class SGLangEngine:
             )
         except VortexError:
             raise
-        except Exception as error:  # whatever the package raises
+        except (Exception, ChildDied) as error:  # whatever the package raises
             raise failed(f"SGLang failed: {printable(str(error), limit=400)}") from None
         return found
 
@@ -183,6 +195,8 @@ class SGLangEngine:
         engine, self._engine = self._engine, None
         if engine is not None:
             engine.shutdown()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGQUIT, self._quit)
         for name, value in self._kept.items():
             if value is None:
                 os.environ.pop(name, None)

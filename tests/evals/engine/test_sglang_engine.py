@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import os
+import signal
 import sys
 import types
 from collections.abc import AsyncIterator, Iterator
@@ -36,10 +37,12 @@ class StandIn:
     incremental = False  # a setting of SGLang: chunks then hold new tokens only
     reason: Any = None  # of the end, instead of length
     refuses: str = ""
+    dies = False
 
     def __init__(self, **arguments: Any) -> None:
         if self.refuses:
             raise RuntimeError(self.refuses)
+        signal.signal(signal.SIGQUIT, arguments["custom_sigquit_handler"])
         self.arguments, self.environment = arguments, dict(os.environ)
         self.loop = asyncio.new_event_loop()
         self.tokenizer_manager = types.SimpleNamespace(tokenizer=_Tokenizer())
@@ -55,6 +58,8 @@ class StandIn:
         switch = os.environ.get(SWITCH)
         mode = Path(switch).read_bytes()[:1].decode() if switch else ""
         self.asked.append({"prompt": prompt or input_ids, "mode": mode, **sampling_params})
+        if self.dies:
+            os.kill(os.getpid(), signal.SIGQUIT)  # as a process of SGLang does at its end
         if sampling_params["max_new_tokens"] > 100:
             raise ValueError("longer than the context")
         return self._chunks(sampling_params) if stream else await self._last(sampling_params)
@@ -184,6 +189,19 @@ def test_a_request_that_was_given_up_is_a_failure(tmp_path: Path, sglang: type[S
     with pytest.raises(VortexError, match=r"gave up a request.*no room"):
         engine.generate([request()])
     engine.close()
+
+
+def test_an_engine_whose_process_dies_ends_in_one_line(
+    tmp_path: Path, sglang: type[StandIn]
+) -> None:
+    before = signal.getsignal(signal.SIGQUIT)
+    sglang.dies = True
+    engine = SGLangEngine(setup(tmp_path))
+    with pytest.raises(VortexError, match="one of its processes ended") as caught:
+        engine.generate([request(), request()])
+    assert caught.value.code == "E904"
+    engine.close()
+    assert signal.getsignal(signal.SIGQUIT) is before and StandIn.made[0].shut == 1
 
 
 def test_an_engine_that_does_not_start_leaves_nothing_behind(
