@@ -179,7 +179,7 @@ def _head(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _usage(body: dict[str, Any], count: int) -> dict[str, Any]:
-    prompt = body.get("prompt", "")
+    prompt = body["messages"][-1]["content"] if "messages" in body else body["prompt"]
     size = len(prompt) if isinstance(prompt, list) else len(str(prompt).split())
     return {"prompt_tokens": size, "completion_tokens": count, "total_tokens": size + count,
             "prompt_tokens_details": {"cached_tokens": 0}}  # fmt: skip

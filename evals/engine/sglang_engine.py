@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
 import json
 import os
@@ -150,9 +151,21 @@ class SGLangEngine:
             )
         except VortexError:
             raise
-        except (Exception, ChildDied) as error:  # whatever the package raises
+        except ChildDied as error:
+            self._abandon()
+            raise failed(f"SGLang failed: {error}") from None
+        except Exception as error:  # whatever the package raises
             raise failed(f"SGLang failed: {printable(str(error), limit=400)}") from None
         return found
+
+    def _abandon(self) -> None:
+        """End what still waits for an engine that will never answer."""
+        signal.signal(signal.SIGQUIT, signal.SIG_IGN)  # others of its processes end too
+        loop = self._engine.loop
+        tasks = asyncio.all_tasks(loop)
+        for task in tasks:
+            task.cancel()
+        loop.run_until_complete(asyncio.wait(tasks, timeout=5) if tasks else asyncio.sleep(0))
 
     async def _one(self, request: Request, began: float, stream: bool) -> Completion:
         prompt, s = request.prompt, request.sampling

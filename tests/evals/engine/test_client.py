@@ -43,7 +43,9 @@ SAY = [{"role": "user", "content": "Count from one to twenty in words."}]
     scope="module",
     params=["tiny", pytest.param("real", marks=[pytest.mark.gpu, pytest.mark.timeout(400)])],
 )
-def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:  # fmt: skip
+def client(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Any]:
     """The client of a server, and the name of its model."""
     if request.param == "tiny":
         with TinyServer(reply=lambda prompt: "one two three four " * 8, first=0.05) as server:
