@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -162,10 +163,12 @@ class SGLangEngine:
         """End what still waits for an engine that will never answer."""
         signal.signal(signal.SIGQUIT, signal.SIG_IGN)  # others of its processes end too
         loop = self._engine.loop
-        tasks = asyncio.all_tasks(loop)
-        for task in tasks:
-            task.cancel()
-        loop.run_until_complete(asyncio.wait(tasks, timeout=5) if tasks else asyncio.sleep(0))
+        for _ in range(3):  # each task that the death met raises it once more
+            tasks = asyncio.all_tasks(loop)
+            for task in tasks:
+                task.cancel()
+            with contextlib.suppress(ChildDied):
+                loop.run_until_complete(asyncio.wait(tasks, timeout=5) if tasks else _nothing())
 
     async def _one(self, request: Request, began: float, stream: bool) -> Completion:
         prompt, s = request.prompt, request.sampling
@@ -216,6 +219,10 @@ class SGLangEngine:
             else:
                 os.environ[name] = value
         shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+async def _nothing() -> None:
+    pass
 
 
 async def _single(chunk: Any) -> AsyncIterator[Any]:
