@@ -38,7 +38,7 @@ class Figure(Record):
     Attributes:
         mode: ``full``, ``sparse``, or what compares them.
         where: the point or group that it is of.
-        low, high: a 95% bootstrap interval, where one was drawn.
+        low, high: a 95% interval, where there is one.
         samples: measurements behind the independent units that ``metric.n`` counts.
     """
 
@@ -188,7 +188,7 @@ def render_markdown(report: EngineReport) -> str:
             f"{a['full_against_itself']:.1%})."
         )
     lines += ["", "± is one standard error over n independent units (problems, pairs, requests); "
-              "brackets are a 95% bootstrap interval. All numbers are measured.", ""]  # fmt: skip
+              "brackets are a 95% interval. All numbers are measured.", ""]  # fmt: skip
     lines += _table(report)
     for mode, facts in report.engines.items():
         said = ", ".join(f"{k} {_cell(v)}" for k, v in facts.items())

@@ -120,6 +120,11 @@ class SGLangEngine:
                 f"SGLang does not start: {printable(str(error), limit=400)}", code="E903",
                 hint="its log above says more", exit_code=ExitCode.ENVIRONMENT,
             ) from None  # fmt: skip
+        manager = self._engine.tokenizer_manager
+        theirs = getattr(manager, "signal_handler_class", None)
+        if isinstance(theirs, type):  # what it installs with the first request
+            own = {"running_phase_sigquit_handler": lambda *_: child_died(signal.SIGQUIT, None)}
+            manager.signal_handler_class = type("Handlers", (theirs,), own)
 
     def encode(self, text: str) -> list[int]:
         """Token numbers of a text, by the served model's tokenizer."""

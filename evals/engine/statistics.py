@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,7 +21,7 @@ class Estimate:
         error: standard error; None where fewer than two independent units are behind it.
         n: independent units: problems, pairs or requests.
         samples: measurements behind them.
-        low, high: a 95% interval by bootstrap, where one was drawn.
+        low, high: a 95% interval, where there is one: Wilson's for shares, else by bootstrap.
     """
 
     value: float
@@ -41,7 +41,7 @@ def mean_at_k(scores: Scores) -> Estimate | None:
         None without problems.
     """
     means = [math.fsum(s) / len(s) for s in scores.values() if s]
-    return _of_units(means, sum(map(len, scores.values())))
+    return _share(_of_units(means, sum(map(len, scores.values()))))
 
 
 def pass_at_k(scores: Scores, k: int) -> Estimate | None:
@@ -61,7 +61,7 @@ def pass_at_k(scores: Scores, k: int) -> Estimate | None:
     for problem in scores.values():
         n, right = len(problem), sum(s >= 1.0 for s in problem)
         chances.append(1.0 - math.comb(n - right, k) / math.comb(n, k))
-    return _of_units(chances, sum(map(len, scores.values())))
+    return _share(_of_units(chances, sum(map(len, scores.values()))))
 
 
 def majority_at_k(votes: Mapping[str, Sequence[tuple[str | None, float]]]) -> Estimate | None:
@@ -81,7 +81,7 @@ def majority_at_k(votes: Mapping[str, Sequence[tuple[str | None, float]]]) -> Es
         most = max(counts.values(), default=0)
         tied = [worth[a] >= 1.0 for a, count in counts.items() if count == most]
         found.append(sum(tied) / len(tied) if tied else 0.0)
-    return _of_units(found, sum(map(len, votes.values())))
+    return _share(_of_units(found, sum(map(len, votes.values()))))
 
 
 def paired_difference(
@@ -90,7 +90,8 @@ def paired_difference(
     """Mean of ``one`` less mean of ``two`` over the problems that both have.
 
     Standard error over problems; the interval is a cluster bootstrap: problems are drawn with all
-    their samples.
+    their samples. Where every problem differs alike (mostly: not at all) nothing can be drawn: the
+    interval then allows for as many others as n problems may not show, 1 - 0.05^(1/n) of them.
 
     Returns:
         None without a common problem.
@@ -100,9 +101,13 @@ def paired_difference(
     found = _of_units(gaps, sum(len(one[p]) + len(two[p]) for p in shared))
     if found is None or found.n < 2:
         return found
+    if found.error == 0.0:
+        unseen = 1.0 - 0.05 ** (1.0 / found.n)
+        low, high = max(-1.0, found.value - unseen), min(1.0, found.value + unseen)
+        return replace(found, low=low, high=high)
     means = _resampled(np.array(gaps), seed, draws).mean(axis=1)
     low, high = np.quantile(means, (0.025, 0.975))
-    return Estimate(found.value, found.error, found.n, found.samples, float(low), float(high))
+    return replace(found, low=float(low), high=float(high))
 
 
 def ratio(above: Sequence[float], below: Sequence[float]) -> Estimate | None:
@@ -155,6 +160,21 @@ def quantile(groups: Sequence[Sequence[float]], q: float, *, seed: int, draws: i
     low, high = np.quantile(found, (0.025, 0.975))
     error = float(np.std(found, ddof=1))
     return Estimate(value, error, len(kept), samples, float(low), float(high))
+
+
+def _share(found: Estimate | None) -> Estimate | None:
+    """With Wilson's interval, for as many independent problems as the clustered error stands for.
+
+    Four of four right have a standard error of 0, and yet say little.
+    """
+    if found is None:
+        return None
+    p, z = min(1.0, max(0.0, found.value)), 1.96
+    n = p * (1.0 - p) / found.error**2 if found.error else float(found.n)
+    middle, scale = p + z * z / (2 * n), 1.0 + z * z / n
+    half = z * math.sqrt(p * (1.0 - p) / n + z * z / (4 * n * n))
+    low, high = (middle - half) / scale, (middle + half) / scale
+    return replace(found, low=max(0.0, low), high=min(1.0, high))
 
 
 def _of_units(values: list[float], samples: int) -> Estimate | None:

@@ -30,6 +30,11 @@ class _Tokenizer:
         return f"<{turn[0]['role']}>{turn[0]['content']}"
 
 
+class _Handlers:
+    def running_phase_sigquit_handler(self, signum: Any = None, frame: Any = None) -> None:
+        raise AssertionError("SGLang would kill this process here")
+
+
 class StandIn:
     """SGLang's Engine, as far as we call it: 0.5.16's chunks, all tokens so far in each."""
 
@@ -45,7 +50,9 @@ class StandIn:
         signal.signal(signal.SIGQUIT, arguments["custom_sigquit_handler"])
         self.arguments, self.environment = arguments, dict(os.environ)
         self.loop = asyncio.new_event_loop()
-        self.tokenizer_manager = types.SimpleNamespace(tokenizer=_Tokenizer())
+        self.tokenizer_manager = types.SimpleNamespace(
+            tokenizer=_Tokenizer(), signal_handler_class=_Handlers
+        )
         self.asked: list[dict[str, Any]] = []
         self.shut = 0
         StandIn.made.append(self)
@@ -58,6 +65,8 @@ class StandIn:
         switch = os.environ.get(SWITCH)
         mode = Path(switch).read_bytes()[:1].decode() if switch else ""
         self.asked.append({"prompt": prompt or input_ids, "mode": mode, **sampling_params})
+        handlers = self.tokenizer_manager.signal_handler_class()
+        self.loop.add_signal_handler(signal.SIGQUIT, handlers.running_phase_sigquit_handler)
         if self.dies:
             os.kill(os.getpid(), signal.SIGQUIT)  # as a process of SGLang does at its end
         if sampling_params["max_new_tokens"] > 100:

@@ -110,6 +110,28 @@ def test_a_difference_to_oneself_is_nothing(scores: dict[str, list[float]]) -> N
     assert found is not None and found.value == 0.0 and found.error in (None, 0.0)
 
 
+def test_all_right_of_a_few_is_not_sure() -> None:
+    few, many = mean_at_k({str(i): [1.0] for i in range(4)}), mean_at_k({"a": [1.0]} | {
+        str(i): [1.0] for i in range(99)})  # fmt: skip
+    assert few and many and few.low is not None and many.low is not None
+    assert few.error == 0 and few.low == pytest.approx(0.51, abs=0.01) and few.high == 1
+    assert many.low == pytest.approx(0.963, abs=0.002)
+    half = mean_at_k({str(i): [float(i % 2)] for i in range(100)})
+    assert half and half.low is not None and half.high is not None
+    assert (half.low, half.high) == pytest.approx((0.404, 0.596), abs=0.002)
+    same = paired_difference({str(i): [1.0] for i in range(4)}, {str(i): [1.0] for i in range(4)},
+                             seed=0)  # fmt: skip
+    assert same and (same.value, same.error) == (0.0, 0.0)
+    assert same.low is not None and same.low == pytest.approx(-(1 - 0.05**0.25))
+
+
+@given(PROBLEMS)
+def test_a_share_lies_within_its_interval(scores: dict[str, list[float]]) -> None:
+    found = mean_at_k(scores)
+    assert found and found.low is not None and found.high is not None
+    assert 0 <= found.low <= found.value + 1e-9 and found.value - 1e-9 <= found.high <= 1
+
+
 def test_a_majority_is_by_stated_answer_and_a_tie_counts_by_half() -> None:
     right, wrong = ("4", 1.0), ("5", 0.0)
     found = majority_at_k({
