@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from evals.engine.accuracy import Answer, scored
@@ -11,6 +12,7 @@ from evals.engine.serving_throughput import Agreement, Plan, PointResult
 from evals.engine.statistics import (
     Estimate,
     majority_at_k,
+    mean,
     mean_at_k,
     paired_difference,
     pass_at_k,
@@ -118,6 +120,8 @@ def answer_figures(
         for mode, voted in votes.items():
             for title, value in _answers(scores[mode], voted, k):
                 found += _figures(title, "share", mode, where, work, value, origin)
+            for title, unit, value in _lengths([a for a in answers if a.mode == mode], ids):
+                found += _figures(title, unit, mode, where, work, value, origin)
         if len(scores) == 2:
             gap = paired_difference(scores["sparse"], scores["full"], seed=seed)
             title = f"mean@{k}_difference"
@@ -134,6 +138,20 @@ def _answers(
     if k > 1:
         yield f"pass@{k}", pass_at_k(scores, k)
         yield f"majority@{k}", majority_at_k(votes)
+
+
+def _lengths(
+    answers: Sequence[Answer], ids: set[str]
+) -> Iterator[tuple[str, str, Estimate | None]]:
+    """How long replies are, and the share that ran into the limit."""
+    cut: dict[str, list[float]] = {}
+    tokens: dict[str, list[float]] = {}
+    for a in answers:
+        if a.name in ids:
+            cut.setdefault(a.name, []).append(float(a.finish == "length"))
+            tokens.setdefault(a.name, []).append(float(a.tokens))
+    yield "cut_off", "share", mean_at_k(cut)
+    yield "reply_tokens", "tokens", mean([math.fsum(x) / len(x) for x in tokens.values()])
 
 
 def _figures(

@@ -55,6 +55,8 @@ def test_a_report_has_speeds_answers_and_differences_with_their_errors(tmp_path:
     assert gap.metric.value == pytest.approx(3 / 8 - 1) and gap.metric.n == 8
     assert gap.low is not None and gap.high is not None and gap.low < gap.metric.value < gap.high
     assert figure(report, "pass@2", "full", "a").metric.value == 1
+    assert figure(report, "cut_off", "full", "a").metric.value == 1
+    assert figure(report, "reply_tokens", "sparse", "all").metric.value == 8
     assert figure(report, "majority@2", "sparse", "b").metric.value == pytest.approx(0.5)
     for f in report.figures:
         assert f.metric.origin == "measured" and f.metric.device == "clock" and f.metric.n >= 1
