@@ -184,7 +184,8 @@ class SparseDecode:
         """
         size = rows if captured else min(space.rows, 1 << (rows - 1).bit_length())
         if size not in space.works:
-            served, schedule = self.served, self._schedule(size)
+            # Few schedules, so that few kernels are compiled: those of powers of two.
+            served, schedule = self.served, self._schedule(1 << (size - 1).bit_length())
             heads = served.kv_heads * served.group
             work, full = (
                 Workspace.of(size, heads, served.vdim, s.splits, self.device)
