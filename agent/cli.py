@@ -16,6 +16,7 @@ from agent.commands import (
     outside,
     replay,
     search,
+    serve_eval,
     tune_kernels,
     verify,
 )
@@ -92,7 +93,7 @@ def models_list() -> None:
 for command in (
     *judge.COMMANDS, *evaluate.COMMANDS, *search.COMMANDS, *inspect_run.COMMANDS,
     *compare.COMMANDS, *tune_kernels.COMMANDS, *cost.COMMANDS, *replay.COMMANDS,
-    *outside.COMMANDS, *verify.COMMANDS,
+    *outside.COMMANDS, *verify.COMMANDS, *serve_eval.COMMANDS,
 ):  # fmt: skip
     main.add_command(command)
 

@@ -1,0 +1,384 @@
+"""The command that evaluates an exported program in a running inference engine."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vortex.errors import ExitCode, VortexError, printable
+from vortex.exported import read_exported
+from vortex.geometry import GEOMETRIES, Geometry, from_config, geometry
+
+if TYPE_CHECKING:
+    from evals.engine.engine import Engine
+    from evals.engine.problems import Problem
+    from evals.engine.report import EngineReport
+    from evals.engine.serving_throughput import Point
+    from evals.engine.session import Wanted
+
+_SPARE = 64  # tokens of context beyond prompt and reply
+_UNKNOWN_VOCAB = 1000  # token numbers that every tokenizer has
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line, read."""
+
+    export: Path
+    model: str | None
+    weights: Path | None
+    problems: Path | None
+    ruler: tuple[str, ...]
+    lengths: tuple[int, ...]
+    count: int
+    samples: int
+    temperature: float
+    top_p: float
+    tokens: int
+    chat: bool
+    throughput: tuple[Point, ...]
+    pairs: int
+    rate: float | None
+    first_limit: float
+    gap_limit: float
+    url: str | None
+    full_url: str | None
+    served: str | None
+    full_backend: str | None
+    memory: float
+    at_once: int
+    seed: int
+
+
+def _bad(what: str, value: str, hint: str) -> VortexError:
+    return VortexError(f"{what}: cannot read '{printable(value, limit=40)}'", code="E907",
+                       hint=hint)  # fmt: skip
+
+
+def _points(_: click.Context, __: click.Parameter, value: str) -> tuple[Point, ...]:
+    """BATCHxCONTEXT, separated by commas.
+
+    Raises:
+        VortexError: E907.
+    """
+    from evals.engine.serving_throughput import Point
+
+    found = []
+    for part in filter(None, value.split(",")):
+        rows, _cross, context = part.strip().partition("x")
+        if not (rows.isdecimal() and context.isdecimal() and int(rows) and int(context)):
+            raise _bad("--throughput", part, "batch x context, as 16x32768,32x16384")
+        found.append(Point(int(rows), int(context)))
+    return tuple(dict.fromkeys(found))
+
+
+def _lengths(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...]:
+    parts = [x.strip() for x in value.split(",") if x.strip()]
+    if not parts or not all(x.isdecimal() and int(x) for x in parts):
+        raise _bad("--lengths", value, "numbers of tokens, as 4096,16384")
+    return tuple(dict.fromkeys(map(int, parts)))
+
+
+def _kinds(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]:
+    from evals.engine.generators import KINDS
+
+    kinds = tuple(x.strip() for x in value.split(",") if x.strip())
+    for kind in kinds:
+        if kind != "all" and kind not in KINDS:
+            raise VortexError(f"no generator is called '{printable(kind, limit=40)}'", code="E902",
+                              hint=f"all, or some of {', '.join(KINDS)}")  # fmt: skip
+    return tuple(KINDS) if "all" in kinds else kinds
+
+
+def _above(least: float) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    def check(_: click.Context, parameter: click.Parameter, value: Any) -> Any:
+        if value is not None and not value > least:
+            raise _bad(parameter.opts[0], str(value), f"a number above {least:g}")
+        return value
+
+    return check
+
+
+@click.command("serve-eval")
+@click.argument("export", type=click.Path(path_type=Path))
+@click.option("--model", help="A Hugging Face folder, or a known shape by name.")
+@click.option("--weights", type=click.Path(path_type=Path),
+              help="A real checkpoint; without, random weights and timing only.")  # fmt: skip
+@click.option("--problems", type=click.Path(path_type=Path), help="JSONL of problems to ask.")
+@click.option("--ruler", default="", callback=_kinds, help="Generated problems: kinds, or all.")
+@click.option("--lengths", default="4096", show_default=True, callback=_lengths,
+              help="Of generated prompts, in tokens.")  # fmt: skip
+@click.option("--count", default=20, show_default=True, callback=_above(0),
+              help="Generated problems of each kind and length.")  # fmt: skip
+@click.option("--k", "samples", default=1, show_default=True, callback=_above(0),
+              help="Samples of each problem.")  # fmt: skip
+@click.option("--temperature", type=float, callback=_above(-1e-9),
+              help="[default: 0, or 0.6 with several samples]")  # fmt: skip
+@click.option("--top-p", default=0.95, show_default=True, callback=_above(0))
+@click.option("--max-new", "tokens", default=256, show_default=True, callback=_above(0),
+              help="Tokens of an answer.")  # fmt: skip
+@click.option("--chat", is_flag=True, help="Ask in the model's chat format.")
+@click.option("--throughput", default="", callback=_points, help="Loads to time: 16x32768,...")
+@click.option("--pairs", default=4, show_default=True, callback=_above(0))
+@click.option("--rate", type=float, callback=_above(0),
+              help="Requests/s, by a Poisson process.")  # fmt: skip
+@click.option("--first-limit", default=10.0, show_default=True, callback=_above(0),
+              help="Seconds to the first token of a good request.")  # fmt: skip
+@click.option("--gap-limit", default=0.05, show_default=True, callback=_above(0),
+              help="Seconds between its tokens, 95th percentile.")  # fmt: skip
+@click.option("--url", help="A server that runs the program, instead of an engine here.")
+@click.option("--full-url", help="A server of the same model with full attention.")
+@click.option("--served", help="The model's name at the servers.  [default: the first listed]")
+@click.option("--full-backend", help="Full attention in an engine of its own with this backend.")
+@click.option("--memory", default=0.8, show_default=True, callback=_above(0),
+              help="Share of the device for weights and cache, the same for both.")  # fmt: skip
+@click.option("--at-once", default=16, show_default=True, callback=_above(0))
+@click.option("--seed", default=0, show_default=True)
+@click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("serve-eval"),
+              show_default=True)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True)
+def serve_eval(out: Path, as_json: bool, temperature: float | None, **options: Any) -> None:
+    """Measure an exported program in an inference engine beside full attention.
+
+    EXPORT is an exported folder or a program file. Writes report.md, report.json and answers.jsonl
+    to the folder of -o; run again after a kill, it asks nothing twice.
+    """
+    if temperature is None:
+        temperature = 0.6 if options["samples"] > 1 else 0.0
+    found = evaluate(Options(temperature=temperature, **options), out)
+    from evals.engine.report import render_markdown
+
+    data = json.dumps(found.model_dump(mode="json"), indent=2, allow_nan=False) + "\n"
+    text = render_markdown(found)
+    _write(out / "report.json", data)
+    _write(out / "report.md", text)
+    click.echo(data if as_json else text, nl=False)
+    click.echo(f"report.md, report.json and answers.jsonl are in {out}", err=True)
+    if found.failures:
+        raise click.exceptions.Exit(ExitCode.FAILED)
+
+
+def evaluate(options: Options, out: Path) -> EngineReport:
+    """Do what was asked for.
+
+    Raises:
+        VortexError: E8xx, the export; E9xx, the rest.
+    """
+    from evals.engine.problems import read_problems
+    from evals.engine.session import evaluate_in
+
+    if not options.throughput and not options.problems and not options.ruler:
+        raise VortexError("nothing is asked for", code="E906",
+                          hint="--throughput, --problems or --ruler")  # fmt: skip
+    given = list(read_problems(options.problems)) if options.problems else []
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # said before hours of work, not after
+        raise _unwritable(out, error) from None
+    with tempfile.TemporaryDirectory() as scratch:
+        wanted = _wanted(options, given)
+        rounds = _rounds(options, wanted, Path(scratch))
+        return evaluate_in(
+            rounds, wanted, out / "answers.jsonl", lambda text: click.echo(text, err=True)
+        )
+
+
+def _wanted(options: Options, given: Sequence[Problem]) -> Wanted:
+    from evals.engine.engine import Sampling
+    from evals.engine.serving_throughput import Plan
+    from evals.engine.session import Wanted
+    from vortex.serving.sglang.bookkeeping import covered_tokens
+
+    exported = read_exported(options.export)
+
+    def problems(engine: Engine) -> list[Problem]:
+        return [*given, *_generated(options, engine)]
+
+    def shown(engine: Engine) -> Callable[[str], str]:
+        chat = getattr(engine, "chat", None)  # a server does it itself
+        return chat if options.chat and callable(chat) else str
+
+    vocab = _shape(options).vocab if _source(options) else _UNKNOWN_VOCAB
+    plan = Plan(
+        vocab, pairs=options.pairs, rate=options.rate, first_limit=options.first_limit,
+        gap_limit=options.gap_limit, seed=options.seed,
+    )  # fmt: skip
+    return Wanted(
+        program=exported.name, candidate_hash=exported.candidate.candidate_hash,
+        points=options.throughput, plan=plan, problems=problems,
+        sampling=Sampling(options.tokens, options.temperature, options.top_p),
+        samples=options.samples, at_once=options.at_once, shown=shown, seed=options.seed,
+        covered=covered_tokens(exported.candidate),
+    )  # fmt: skip
+
+
+def _source(options: Options) -> str | Path | None:
+    return options.weights or options.model
+
+
+def _shape(options: Options) -> Geometry:
+    """The shape of the model.
+
+    Raises:
+        VortexError: E401 or E404, there is no such model.
+    """
+    if options.weights:
+        return from_config(options.weights.expanduser())
+    return geometry(str(options.model))
+
+
+def _generated(options: Options, engine: Engine) -> list[Problem]:
+    """Problems of the generators, as long as the served model's tokenizer says.
+
+    Raises:
+        VortexError: E902; E906, there is no tokenizer.
+    """
+    from evals.engine.generators import generate
+
+    if not options.ruler:
+        return []
+    own = getattr(engine, "encode", None)
+    encode = own if callable(own) else _tokenizer(_source(options))
+    return [
+        problem
+        for kind in options.ruler
+        for length in options.lengths
+        for problem in generate(kind, length, options.count, encode, seed=options.seed)
+    ]
+
+
+def _tokenizer(source: str | Path | None) -> Callable[[str], list[int]]:
+    from tokenizers import Tokenizer
+
+    file = Path(source).expanduser() / "tokenizer.json" if source else None
+    if file is None or not file.is_file():
+        raise VortexError(
+            "generated prompts need the served model's tokenizer", code="E906",
+            hint="--model FOLDER with its tokenizer.json",
+        )  # fmt: skip
+    try:
+        fast = Tokenizer.from_file(str(file))
+    except Exception as error:  # the package has no type of its own for it
+        raise VortexError(
+            f"{file} is no tokenizer: {printable(str(error), limit=200)}", code="E906",
+            hint="--model FOLDER with the model's tokenizer.json",
+        ) from None  # fmt: skip
+    return lambda text: list(fast.encode(text, add_special_tokens=False).ids)
+
+
+Rounds = Sequence["Callable[[], Sequence[Engine]]"]
+
+
+def _rounds(options: Options, wanted: Wanted, scratch: Path) -> Rounds:
+    """How engines are started: servers, one engine with a switch, or one engine after the other.
+
+    Raises:
+        VortexError: E906, options that do not go together.
+    """
+    if options.url or options.full_url:
+        return [lambda: _servers(options)]
+    if not _source(options):
+        raise VortexError("no model is named", code="E906", hint="--model, --weights or --url")
+    from evals.engine.sglang_engine import Setup, SGLangEngine
+
+    setup = Setup(
+        model=_folder(options, wanted, scratch), export=options.export, memory=options.memory,
+        weights=options.weights is not None, page_size=_page(options),
+        more={"chunked_prefill_size": 16384},
+    )  # fmt: skip
+    if not options.full_backend:
+        return [lambda: [SGLangEngine(setup)]]
+    from dataclasses import replace
+
+    plain = replace(setup, export=None, backend=options.full_backend)
+    return [lambda: [SGLangEngine(plain)], lambda: [_sparse_only(SGLangEngine(setup))]]
+
+
+def _sparse_only(engine: Any) -> Any:
+    """The plugin's engine where full attention has one of its own."""
+    engine.modes = ("sparse",)
+    return engine
+
+
+def _servers(options: Options) -> list[Engine]:
+    from evals.engine.http_engine import HTTPEngine
+
+    found: list[Engine] = []
+    try:
+        for url, mode in ((options.full_url, "full"), (options.url, "sparse")):
+            if url:
+                found.append(HTTPEngine(url, mode, model=options.served, chat=options.chat))  # type: ignore[arg-type]
+    except BaseException:
+        for engine in found:
+            engine.close()
+        raise
+    return found
+
+
+def _page(options: Options) -> int:
+    """The engine's page: the program's, or 64 on a latent cache where that fits."""
+    size = read_exported(options.export).candidate.page_size
+    latent = _shape(options).kind == "mla"
+    return 64 if latent and 64 % size == 0 else size
+
+
+def _folder(options: Options, wanted: Wanted, scratch: Path) -> Path:
+    """The folder that the engine loads.
+
+    Raises:
+        VortexError: E401 or E404, no such model; E906, a name whose shape is not enough.
+    """
+    from evals.engine.shapes import shape_folder
+
+    if options.weights:
+        folder = options.weights.expanduser()
+        if not any(folder.glob("*.safetensors")):
+            raise VortexError(
+                f"{folder} holds no *.safetensors", code="E404",
+                hint="--model FOLDER times random weights of its shape",
+            )  # fmt: skip
+        return folder
+    assert options.model is not None
+    named = GEOMETRIES.get(options.model.lower())
+    if named is None:
+        geometry(options.model)  # says what is wrong with it
+        return Path(options.model).expanduser()
+    longest = max(
+        [p.context + wanted.plan.many for p in wanted.points] + list(options.lengths)
+    ) + _SPARE  # fmt: skip
+    return shape_folder(named, scratch / named.name, longest)
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all.
+
+    Raises:
+        VortexError: E604.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise _unwritable(path, error) from None
+
+
+def _unwritable(path: Path, error: OSError) -> VortexError:
+    return VortexError(
+        f"cannot write {path}: {error.strerror or error}", code="E604",
+        hint="free some space, or name another folder with -o", exit_code=ExitCode.ENVIRONMENT,
+    )  # fmt: skip
+
+
+COMMANDS = (serve_eval,)

@@ -1,0 +1,1 @@
+"""Evaluation of one exported program inside a running inference engine."""
