@@ -8,8 +8,10 @@ from pathlib import Path
 from agent.mcp_server import serve
 from agent.outside import source_of
 from runs.store import Store
+from tests.agent.llm.driving import in_threads
 
 if __name__ == "__main__":
     print("a stray line on standard error", file=sys.stderr)
     handler = sys.argv[2] if len(sys.argv) > 2 else "tests.fake_evaluator:FakeEvaluator"
-    serve(Store.open_to_write(Path(sys.argv[1])), source_of("robot"), handler=handler)
+    with in_threads():
+        serve(Store.open_to_write(Path(sys.argv[1])), source_of("robot"), handler=handler)

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from agent.door import Door
 from agent.outside import claims, judge_pending
 from runs.records import RunConfig
 from runs.store import Store
+from tests.agent.llm.driving import in_threads
 
 pytest.importorskip("mcp")
 from mcp import ClientSession, StdioServerParameters
@@ -34,6 +35,12 @@ HANDLER = "tests.fake_evaluator:FakeEvaluator"
 def handed(**more: Any) -> dict[str, Any]:
     return {"program": NEW, "hypothesis": "Means lose less.", "compared_to": 4,
             "expected_loss": "lower", "expected_time": "same"} | more  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def threads() -> Iterator[None]:
+    with in_threads():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from agent.presentation import board_of
 from agent.standing import standings
 from runs.records import RunConfig
 from runs.store import Store
+from tests.agent.llm.driving import in_threads
 from vortex.errors import VortexError
 
 HANDLER = "tests.fake_evaluator:FakeEvaluator"
@@ -40,6 +42,12 @@ NEW = SEED.replace("class Quest", "class Fresh").replace('.max("head")', '.mean(
 def handed(text: str = NEW, **more: Any) -> dict[str, Any]:
     return {"program": text, "hypothesis": "Means over heads lose less.", "compared_to": 4,
             "expected_loss": "lower", "expected_time": "same", "knobs": {}} | more  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def threads() -> Iterator[None]:
+    with in_threads():
+        yield
 
 
 @pytest.fixture(scope="module")

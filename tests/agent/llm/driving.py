@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from agent.crew import Crew
 from agent.llm.prefix import prefix
@@ -15,7 +18,7 @@ from agent.proposers.ablate import Ablate
 from agent.proposers.base import Proposer
 from agent.proposers.evolve import Evolve
 from agent.proposers.tune import Tune
-from agent.workers import worker_config
+from agent.workers import crew_for, worker_config
 from runs.records import RunConfig
 from runs.store import Store
 from search_spaces.grammar import program
@@ -32,6 +35,24 @@ class ThreadCrew(Crew):
 
     def _ask(self, request: Mapping[str, Any], seconds: float) -> dict[str, Any]:
         return self._evaluator.handle(request)
+
+
+FAKE = f"{FakeEvaluator.__module__}:{FakeEvaluator.__name__}"
+
+
+def quick_crew_for(config: RunConfig, size: int, *, handler: str, **more: Any) -> Crew:
+    """In place of ``agent.loop.crew_for``: threads for the fake evaluator, processes for others."""
+    if handler == FAKE:
+        return ThreadCrew(config, size)
+    return crew_for(config, size, handler=handler, **more)
+
+
+@contextmanager
+def in_threads() -> Iterator[None]:
+    """While it is open, searches with the fake evaluator judge in threads of this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("agent.loop.crew_for", quick_crew_for)
+        yield
 
 
 class QuickSearch(Search):
