@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import threading
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,7 @@ _SIGNATURES = {
     "select": ((), ("score",), ("scores",)),
 }
 _SCORE_SOURCES = frozenset({"scale", "page_index", "page_age", "page_count", "depth"})
+_PARSING = threading.RLock()
 _SKELETON = "class Name(vx.Algorithm): ... def select(self, score): return vx.top_k(...)"
 
 
@@ -46,7 +48,9 @@ def parse(source: str, *, filename: str = "program", reserved: bool = False) -> 
     if problems:
         raise ProgramError(problems, source=source, filename=filename)
     try:
-        with warnings.catch_warnings():
+        # Python 3.11 counts the depth of a tree for all threads together, and fails where two
+        # build one at once; what is warned of is set for all of them, too.
+        with _PARSING, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             tree = ast.parse(source)
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
