@@ -78,7 +78,7 @@ def test_two_servers_are_compared_on_problems_and_speed(
 ) -> None:
     out = tmp_path / "out"
     with (
-        TinyServer(reply=knows(1.0), first=0.004, each=0.004) as full,
+        TinyServer(reply=knows(1.0), first=0.004, each=0.01) as full,
         TinyServer(reply=knows(0.5), first=0.004, each=0.001) as sparse,
     ):
         arguments = (
