@@ -94,7 +94,7 @@ def start(runs_dir: Path, file: Path | None, contexts: int | None, **options: An
     store = Store.create(runs_dir, config, environment())
     try:
         agents = recruit(store, config, _say)
-    except VortexError:
+    except BaseException:
         store.discard()  # nothing was begun
         raise
     _say(f"run {store.name} in {store.folder}")
@@ -234,7 +234,7 @@ def resume(run: str | None, runs_dir: Path, **changes: Any) -> None:
         if given:  # only what can work is kept
             store.extend(config)
         _make_ready(config)
-        agents = recruit(store, config, _say)
+        agents = _recruited_again(store, config)
     except ValidationError as error:
         store.close()
         raise VortexError(str(error.errors()[0]["msg"]), code="E303") from None
@@ -244,19 +244,42 @@ def resume(run: str | None, runs_dir: Path, **changes: Any) -> None:
     drive(store, agents)
 
 
-def drive(store: Store, agents: Sequence[Agent] = ()) -> None:
-    """Run the search to its end; the first Ctrl-C ends it in order."""
+def _recruited_again(store: Store, config: RunConfig) -> list[Agent] | None:
+    """The models of a run; None where a cap leaves no room even to ask whether they answer."""
+    try:
+        return recruit(store, config, _say)
+    except VortexError as error:
+        if error.code != "E709":
+            raise
+        _say(f"{error.message}: nothing more is proposed, what waits is judged")
+        return None
+
+
+def drive(store: Store, agents: Sequence[Agent] | None = ()) -> None:
+    """Run the search to its end; the first Ctrl-C ends it in order, the second at once.
+
+    Args:
+        agents: the language models that propose; None: a cap was reached, nobody does.
+    """
     stopped = threading.Event()
-    previous = signal.signal(signal.SIGINT, lambda *_: stopped.set())
+
+    def stop(*_: object) -> None:
+        if stopped.is_set():
+            os._exit(ExitCode.INTERRUPTED)  # as a kill: what came is on disk
+        stopped.set()
+        _say("stopping when what runs has come back; Ctrl-C again stops at once, nothing is lost")
+
+    previous = signal.signal(signal.SIGINT, stop)
     view = View()
     config = store.config()
     alone = config.strategy == "independent"
     search = Search(store, () if alone else (Evolve(), Tune(), Ablate()), view, stopped.is_set)
-    if agents:
+    if agents is None or agents:
         search.studio = Studio(
-            store, config, agents, prefix(config), say=_say,
+            store, config, agents or (), prefix(config), say=_say,
             stop=lambda: stopped.is_set() or search.out_of_time(),
         )  # fmt: skip
+        search.studio.capped = agents is None
     try:
         search.run()
         for line in summary(store):

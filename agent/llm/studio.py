@@ -78,7 +78,7 @@ class Studio:
             )
             self._say(f"{len(lost)} requests were in flight when the run ended; booked, not resent")
         for turn in self.ledger.turns():
-            if turn.outcome is not None:
+            if turn.outcome is not None or self.capped:
                 continue
             if turn.agent in self.agents and turn.purpose in (PROPOSE, NOTES):
                 self._submit(turn)

@@ -12,8 +12,11 @@ from agent.cli import main
 from agent.commands.replay import live
 from agent.llm.prefix import prefix
 from runs.store import Store
+from search_spaces.grammar import program
 from tests.agent.llm.driving import Guesser, config_for, run
 from tests.agent.providers.wire import Wire
+
+NEW_PROGRAM = program(4321)
 
 
 def command(*words: str) -> int:
@@ -112,3 +115,24 @@ def test_a_candidate_is_shown_with_what_was_claimed_of_it(
     text = capsys.readouterr().out
     assert "claimed against 4: loss lower, time same" in text
     assert any(word in text for word in ("confirmed", "refuted", "unclear", "failed", "waiting"))
+
+
+def test_a_capped_run_is_resumed_to_judge_what_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VORTEX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("agent.commands.search._make_ready", lambda config: None)
+    monkeypatch.setattr("agent.commands.search.Search", quick_search())
+    with Wire(Guesser()) as wire:
+        store = run(tmp_path / "runs", config_for(f"openai:m@{wire.url}/v1", evaluations=14))
+        asked = len(wire.requests)
+        text = NEW_PROGRAM
+        candidate, _ = store.add(text=text, knobs={}, proposer=f"openai:m@{wire.url}/v1")
+        store.close()
+        words = ["resume", "--evaluations", "40", "--max-tokens", "100"]
+        assert command(*words, "--runs-dir", str(tmp_path / "runs")) == 0
+        assert len(wire.requests) == asked, "the cap leaves no room for a request"
+    assert "what waits is judged" in capsys.readouterr().err
+    reading = Store.open_to_read(store.folder)
+    assert candidate in reading.stages()
+    assert reading.evaluated() == 15, "nothing else was proposed"
