@@ -12,6 +12,9 @@ from agent.proposers.base import Elite, Proposer, SearchContext
 from agent.standing import Standings
 from runs.ledger import Ledger
 from runs.store import Store
+from vortex.geometry import geometry
+from vortex.ir import Candidate
+from vortex.plan import raised
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,4 +117,12 @@ def search_context(now: Standings, *, seed: int) -> SearchContext:
     tried = frozenset(
         s.record.candidate_hash for s in now.by_id.values() if s.record.candidate_hash
     )
-    return SearchContext(elites=elites, tried=tried, seed=seed)
+    config, layers = now.config, geometry(now.config.model).layers
+
+    def fits(candidate: Candidate) -> bool:
+        """Whether its budget scales to the contexts at hand."""
+        if config.context_tokens >= config.context:
+            return True
+        return not raised(candidate, config.context_tokens, config.context, layers=layers)
+
+    return SearchContext(elites=elites, tried=tried, seed=seed, fits=fits)

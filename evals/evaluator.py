@@ -30,7 +30,7 @@ from vortex.devices import device
 from vortex.errors import ProgramError, VortexError
 from vortex.geometry import Workload, geometry
 from vortex.ir import Candidate
-from vortex.plan import dense_layers
+from vortex.plan import dense_layers, raised
 from vortex.suffix import SuffixAttend
 
 EVALUATOR_VERSION = "2"
@@ -136,6 +136,14 @@ class Evaluator:
                         "message": "predicted to be no faster than full attention"}
             )  # fmt: skip
             return
+        tokens = self._raised(candidate)
+        if tokens and not control:
+            stages[-1] = stages[-1].model_copy(
+                update={"status": Status.REJECTED,
+                        "message": f"its budget cannot be judged here: {tokens:,} tokens' worth of "
+                        "pages are kept on contexts this short; use smaller pages or a larger one"}
+            )  # fmt: skip
+            return
         cache = self.model.spec.cache
         shape = Shape(
             cache.kv_heads, self.model.spec.heads // cache.kv_heads, cache.key_dim,
@@ -147,6 +155,13 @@ class Evaluator:
             return
         stages.append(StageResult(stage=Stage.PARITY, status=Status.OK))
         stages.append(self._fidelity(request, candidate, exempt=control))
+
+    def _raised(self, candidate: Candidate) -> int:
+        """See ``vortex.plan.raised``; 0 where the run's contexts are as long as the workload's."""
+        context = int(self.config.get("context_tokens", self.workload.context))
+        if context >= self.workload.context:
+            return 0
+        return raised(candidate, context, self.workload.context, layers=self.geometry.layers)
 
     def _priced(self, candidate: Candidate, cost: Price) -> StageResult:
         workload = (

@@ -12,6 +12,7 @@ from vortex.execute import run_graph
 from vortex.ir import Candidate, Node, walk
 from vortex.named import Named, Run
 
+_SLACK = 1.25  # of a budget: rounding to whole pages stays below it
 RANKED = ("top_k", "top_p", "threshold", "random", "oracle")
 
 
@@ -192,6 +193,20 @@ def attended_tokens(
         more = _most_pages(plan.tree, plan, torch.tensor(context), scaling, depth)
         found.append(min(context, (reserved + more) * candidate.page_size))
     return math.ceil(sum(found) / len(found))
+
+
+def raised(candidate: Candidate, context: int, workload_context: int, *, layers: int = 1) -> int:
+    """Tokens at the workload's context that a program is judged by at a shorter one, where that is
+    over a quarter more than it states: reserved pages and one more are kept however short the
+    context, so a small budget of large pages would be priced at one size and judged at another.
+
+    Returns:
+        0 where the budget scales as it should.
+    """
+    stated = attended_tokens(candidate, workload_context, workload_context, layers=layers)
+    kept = attended_tokens(candidate, context, workload_context, layers=layers)
+    scaled = math.ceil(kept * workload_context / context)
+    return scaled if scaled > stated * _SLACK else 0
 
 
 def depth_of(layer: int, layers: int) -> float:

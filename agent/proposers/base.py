@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from vortex.ir import Candidate
 from vortex.knobs import KnobValue
 
 
@@ -40,11 +41,17 @@ class Elite:
 
 @dataclass(frozen=True, slots=True)
 class SearchContext:
-    """The state of a search: what was judged, which candidate hashes are taken, a seed."""
+    """The state of a search.
+
+    Attributes:
+        elites: what was judged; ``tried``: candidate hashes that are taken.
+        fits: whether a candidate can be judged on the run's contexts.
+    """
 
     elites: tuple[Elite, ...]
     tried: frozenset[str]
     seed: int
+    fits: Callable[[Candidate], bool] = lambda candidate: True
 
 
 class Proposer(Protocol):

@@ -32,7 +32,9 @@ class Evolve:
                 break
             drawn = rng.random() < _INVENTED
             made = self._invented(rng) if drawn else self._attempt(context.elites, rng)
-            if made is not None and made[1] not in taken:
+            if made is None or made[1] in taken:
+                continue
+            if context.fits(compile_text(made[0].text, made[0].knobs)):
                 taken.add(made[1])
                 found.append(made[0])
         return found

@@ -51,6 +51,9 @@ class Tune:
             except VortexError:
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
                 continue
+            if not context.fits(candidate):
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+                continue
             if candidate.candidate_hash not in taken:
                 taken.add(candidate.candidate_hash)
                 moved = [f"{k} = {v}" for k, v in candidate.knobs.items() if best.knobs.get(k) != v]
