@@ -133,6 +133,7 @@ class Search:
         running: dict[Future[list[Any]], int] = {}
         checked = False
         while not self.interrupted():
+            asking = bool(self._turns())
             now, free = self._state(config)
             if not checked:
                 checked = _check_controls(now)
@@ -145,10 +146,11 @@ class Search:
                 running[crew.submit(requests)] = candidate
                 now, free = self._state(config)
             if now.scale is not None and not late:
-                self._sources.ask(now, free)
+                asking = self._sources.ask(now, free) > 0 or asking
             self.report(self._progress(now, len(running)))
             turns = self._turns()
-            if not running and not turns:
+            # A turn that ended meanwhile may have changed who proposes: then look once more.
+            if not running and not turns and not asking:
                 return
             both: set[Future[Any]] = {*running, *turns}
             done, _ = wait(both, timeout=2, return_when=FIRST_COMPLETED)

@@ -35,22 +35,26 @@ class Sources:
         paid = Ledger(self.store).dollars_by_agent() if self.studio else {}
         return shares_now(now, self.names(), paid)
 
-    def ask(self, now: Standings, left: int) -> None:
+    def ask(self, now: Standings, left: int) -> int:
         """Begin turns of language models while threads are free and their share allows.
 
         Args:
             left: evaluations that nobody has a claim to yet.
+
+        Returns:
+            How many were begun.
         """
-        studio = self.studio
+        studio, begun = self.studio, 0
         while studio is not None and left > 0 and self._may_ask(now, studio):
             well = set(studio.well())
             wanted = {n: s for n, s in self.shares(now).items() if n in well}
             if not wanted:
-                return
+                break
             rng = random.Random(f"{now.config.seed}/turns/{len(studio.ledger.turns())}")
             if not studio.begin(draw(wanted, rng)):
-                return
-            left -= 1
+                break
+            left, begun = left - 1, begun + 1
+        return begun
 
     def _may_ask(self, now: Standings, studio: Studio) -> bool:
         """They may be ahead of their share by the turns that run at once, not more."""

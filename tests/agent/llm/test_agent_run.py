@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from concurrent.futures import Future, wait
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from agent.llm.expenses import expenses, summary
 from agent.llm.prefix import prefix
 from agent.llm.replay import replay
-from agent.llm.studio import tally
+from agent.llm.studio import Studio, tally
 from agent.presentation import board_of
 from agent.standing import standings
 from runs.ledger import Ledger, State
@@ -228,3 +229,20 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path) -> None:
         steps = [e.step for e in Ledger(store).entries(turn.id)]
         assert steps == [0, 1], "the reply that had come was not asked for again"
         assert len(wire.requests) > sent
+
+
+def test_a_turn_that_ends_while_the_loop_looks_elsewhere_does_not_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Waiting for a turn before its end is looked for, the loop never sees it run."""
+    futures = Studio.futures
+
+    def late(self: Studio) -> set[Future[None]]:
+        wait(futures.fget(self), timeout=20)  # type: ignore[misc]
+        self.collect()
+        return futures.fget(self)  # type: ignore[misc,no-any-return]
+
+    monkeypatch.setattr(Studio, "futures", property(late))
+    with Wire(lambda request: text("hm")) as wire:
+        store = run(tmp_path, config_for(named("openai", wire), evaluations=16, fill=0.0))
+    assert store.evaluated() == 16
