@@ -243,6 +243,7 @@ def test_a_turn_that_ends_while_the_loop_looks_elsewhere_does_not_end_the_run(
         return futures.fget(self)  # type: ignore[misc,no-any-return]
 
     monkeypatch.setattr(Studio, "futures", property(late))
+    monkeypatch.setattr("agent.llm.studio.MOST_FRUITLESS", 40)  # so many that the seeds are done
     with Wire(lambda request: text("hm")) as wire:
         store = run(tmp_path, config_for(named("openai", wire), evaluations=16, fill=0.0))
     assert store.evaluated() == 16
