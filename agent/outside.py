@@ -110,11 +110,11 @@ def hand_in(store: Store, arguments: Mapping[str, Any], source: str) -> tuple[An
     Raises:
         VortexError: E706, the budget is used up.
     """
-    require_room(store)
     desk, _ = desk_for(store)
     answer = desk.answer(ToolCall("", "submit_program", arguments, ""))
     if answer.submission is None:
-        return answer, None
+        return answer, None  # what the record knows, or what is wrong, takes no room
+    require_room(store)
     return answer, _kept(store, answer.submission, source)
 
 

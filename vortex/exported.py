@@ -114,3 +114,13 @@ def _text(path: Path) -> str:
 
 def _damaged(path: Path, why: str) -> VortexError:
     return VortexError(f"{path} is damaged: {why}", code="E802", hint="export it again")
+
+
+def unservable(candidate: Candidate) -> str:
+    """Why no engine can serve a program yet; '' where one can. An engine keeps pages, and nothing
+    that must live with a request."""
+    if candidate.states:
+        return "it keeps states for each request (vx.state)"
+    if candidate.policies.reuse_steps > 1:
+        return "it keeps a ranking for several steps (reuse of steps)"
+    return ""

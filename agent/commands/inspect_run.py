@@ -27,6 +27,7 @@ from runs.serving import serving_files
 from runs.store import Store
 from vortex.compile import compile_text
 from vortex.errors import VortexError, printable
+from vortex.exported import unservable
 from vortex.geometry import geometry
 from vortex.ir import graph_text
 
@@ -166,7 +167,10 @@ def export_command(
     if candidate is not None:
         standing_of(store, candidate)
     row = best_of(board) if best else next(r for r in board.rows if r.id == candidate)
-    bound = compile_text(row.program, row.knobs, reserved=row.control)
+    if row.control:
+        raise VortexError(f"candidate {row.id} is a control: it is not for use", code="E610",
+                          hint="vortex-search front lists the candidates")  # fmt: skip
+    bound = compile_text(row.program, row.knobs)
     canonical = {
         "format": 1, "name": row.name, "knobs": dict(bound.knobs), "page_size": bound.page_size,
         "dtype": bound.dtype, "policies": dataclasses.asdict(bound.policies),
@@ -182,6 +186,9 @@ def export_command(
     more = serving_files(row, board, bound, target)
     export(row, board, canonical, out, force=force, more=more)
     click.echo(f"candidate {row.id} {printable(row.name)} is in {out}", err=True)
+    why = unservable(bound)
+    if why:
+        click.echo(f"note: no engine can serve it yet: {why}; --id takes another", err=True)
 
 
 @click.command()

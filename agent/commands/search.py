@@ -98,6 +98,10 @@ def start(runs_dir: Path, file: Path | None, contexts: int | None, **options: An
         store.discard()  # nothing was begun
         raise
     _say(f"run {store.name} in {store.folder}")
+    _say(
+        f"for {config.model}, batch {config.batch}, {config.context:,} tokens; judged on "
+        f"{config.accuracy_model}, {config.device}; times for {config.price_for}"
+    )
     drive(store, agents)
 
 
@@ -246,6 +250,8 @@ def resume(run: str | None, runs_dir: Path, **changes: Any) -> None:
 
 def _recruited_again(store: Store, config: RunConfig) -> list[Agent] | None:
     """The models of a run; None where a cap leaves no room even to ask whether they answer."""
+    if store.evaluated() >= config.evaluations:
+        return []  # nothing is left to propose: nobody is asked
     try:
         return recruit(store, config, _say)
     except VortexError as error:

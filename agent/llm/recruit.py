@@ -58,6 +58,7 @@ def recruit(store: Store, config: RunConfig, say: Callable[[str], None]) -> list
         spec = parse_agent(name)
         price = price_of(spec, overrides_of(config))
         agent = Agent(spec.name, provider_named(spec), price)
+        say(f"asking {spec.name} whether it answers")
         asked = _Asked(agent, ledger, config)
         result = probe(asked, TOOLS)
         ledger.close_turn(asked.turn, "answered" if result.ok else "failed", result.line)

@@ -136,3 +136,19 @@ def test_a_capped_run_is_resumed_to_judge_what_waits(
     reading = Store.open_to_read(store.folder)
     assert candidate in reading.stages()
     assert reading.evaluated() == 15, "nothing else was proposed"
+
+
+def test_a_run_with_nothing_left_asks_nobody(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("agent.commands.search._make_ready", lambda config: None)
+    monkeypatch.setattr("agent.commands.search.Search", quick_search())
+    assert command("resume", "--runs-dir", str(runs)) == 0  # its server is gone: asking would fail
+    assert "asking" not in capsys.readouterr().err
+
+
+def test_a_control_is_not_exported(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("export", "--id", "1", "-o", str(tmp_path / "w"), "--runs-dir", str(runs)) == 2
+    assert "E610" in capsys.readouterr().err and not (tmp_path / "w").exists()

@@ -112,6 +112,12 @@ def test_the_budget_of_the_run_holds(store: Store) -> None:
     assert found.value.code == "E706" and found.value.exit_code == 1
 
 
+def test_what_the_record_knows_is_answered_without_room(store: Store) -> None:
+    store.extend(store.config().model_copy(update={"evaluations": store.evaluated()}))
+    answer, candidate = hand_in(store, handed(SEED), source_of("robot"))
+    assert candidate is None and "not taken" in answer.text
+
+
 def test_what_waits_for_its_evaluation_has_a_claim_to_the_budget(store: Store) -> None:
     for budget in (900, 1000):
         _, candidate = hand_in(store, handed(NEW, knobs={"budget": budget}), "outside")

@@ -13,7 +13,7 @@ from runs.export import export
 from runs.serving import engine_page, serving_files
 from tests.runs.synthetic import board, row
 from vortex.compile import compile_text
-from vortex.exported import mismatches, read_exported
+from vortex.exported import mismatches, read_exported, unservable
 from vortex.geometry import GEOMETRIES
 from vortex.ir import Candidate
 
@@ -73,3 +73,17 @@ def test_the_engines_pages_suit_the_program_and_the_prefill(geometry: object, pa
 def test_an_export_for_an_unknown_target_has_all_but_kernels() -> None:
     files = serving_files(ROW, board(ROW), compile_text(TEXT), None)
     assert set(files) == {"kernels/README.md", "serve.sh", "verify.py", "evidence.json"}
+
+
+@pytest.mark.parametrize("held", ["reuse = vx.reuse(steps=4)", "heat = vx.state(init=0.0)"])
+def test_what_no_engine_can_serve_brings_no_start_script(held: str) -> None:
+    text = TEXT.replace("    page_size", f"    {held}\n    page_size", 1)
+    if "state" in held:
+        text = text.replace('.max("head")', '.max("head") + page.heat')
+        text += (
+            "\n    def update(self, page, mass):\n        return vx.State(heat=page.heat + mass)\n"
+        )
+    candidate = compile_text(text, {})
+    assert unservable(candidate) and not unservable(compile_text(TEXT, {}))
+    files = serving_files(ROW, board(ROW), candidate, GQA)
+    assert "serve.sh" not in files and "verify.py" in files

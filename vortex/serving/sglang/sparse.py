@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vortex.errors import ExitCode, VortexError
+from vortex.exported import unservable
 from vortex.ir import Candidate
 from vortex.plan import anchors, attended_tokens, dense_layers, plan_of
 from vortex.schedule import Schedule
@@ -269,11 +270,9 @@ class SparseDecode:
 
 
 def _check(candidate: Candidate) -> None:
-    """Refuse what must live with a request: pages are all that this keeps."""
-    if candidate.states:
-        raise _unserved("it keeps states for each request (vx.state)")
-    if candidate.policies.reuse_steps > 1:
-        raise _unserved("it keeps a ranking for several steps (reuse of steps)")
+    why = unservable(candidate)
+    if why:
+        raise _unserved(why)
 
 
 def _unserved(why: str) -> VortexError:
