@@ -84,11 +84,6 @@ def draw(wanted: Mapping[str, float], rng: random.Random) -> str:
     return rng.choices(list(wanted), weights=list(wanted.values()))[0]
 
 
-def choose(stats: Mapping[str, tuple[int, int]], rng: random.Random) -> str:
-    """A proposer drawn by its share."""
-    return draw(shares(stats), rng)
-
-
 def brought(now: Standings, proposer: str) -> tuple[int, int]:
     """(evaluated, on the front) of a proposer."""
     mine = [s for s in now.by_id.values() if s.record.proposer == proposer and s.stages]

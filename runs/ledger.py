@@ -285,11 +285,6 @@ class Ledger:
         texts = {b.sha256: b.text for b in self._rows(blobs)}
         return [_entry(row._mapping, texts) for row in rows]
 
-    def last(self, turn: int, step: int) -> Entry | None:
-        """The last attempt at a step of a turn."""
-        found = [e for e in self.entries(turn) if e.step == step]
-        return found[-1] if found else None
-
     def spent(self) -> Spent:
         """Tokens and dollars so far."""
         if not self._there():

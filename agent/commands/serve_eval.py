@@ -18,7 +18,7 @@ from vortex.exported import read_exported
 from vortex.geometry import GEOMETRIES, Geometry, from_config, geometry
 
 if TYPE_CHECKING:
-    from evals.engine.engine import Engine
+    from evals.engine.engine import Engine, Mode
     from evals.engine.problems import Problem
     from evals.engine.report import EngineReport
     from evals.engine.serving_throughput import Point
@@ -313,9 +313,10 @@ def _servers(options: Options) -> list[Engine]:
 
     found: list[Engine] = []
     try:
-        for url, mode in ((options.full_url, "full"), (options.url, "sparse")):
+        urls: dict[Mode, str | None] = {"full": options.full_url, "sparse": options.url}
+        for mode, url in urls.items():
             if url:
-                found.append(HTTPEngine(url, mode, model=options.served, chat=options.chat))  # type: ignore[arg-type]
+                found.append(HTTPEngine(url, mode, model=options.served, chat=options.chat))
     except BaseException:
         for engine in found:
             engine.close()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from agent.llm.quoting import one_line
+from agent.llm.submission import EXPECTED, Expected
 from agent.providers.records import ToolCall
 from vortex.knobs import KnobValue
 
@@ -63,15 +64,16 @@ class Arguments:
             raise BadArguments(f"'{name}' must be a whole number, got {_kind(value)}")
         return value
 
-    def one_of(self, name: str, allowed: Sequence[str]) -> str:
+    def expected(self, name: str) -> Expected:
         """One of a few words; ``unstated`` where it is absent."""
         value = self.values.get(name)
         if value is None:
             return "unstated"
-        if not isinstance(value, str) or value not in allowed:
-            shown = one_line(value, 40) if isinstance(value, str) else _kind(value)
-            raise BadArguments(f"'{name}' must be one of {', '.join(allowed)}, got {shown}")
-        return value
+        for word in EXPECTED:
+            if value == word:
+                return word
+        shown = one_line(value, 40) if isinstance(value, str) else _kind(value)
+        raise BadArguments(f"'{name}' must be one of {', '.join(EXPECTED)}, got {shown}")
 
     def knobs(self) -> dict[str, KnobValue]:
         """Values of knobs; a whole float is a whole number, as JSON has but one kind."""

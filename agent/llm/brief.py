@@ -66,8 +66,9 @@ def plan(now: Standings, judged: Sequence[Judged], rng: random.Random, *, number
     if drawn == Mode.EXPLAIN and failed:
         culprit = now.by_id[rng.choice(failed)]
         compared = next(j.compared_to for j in judged if j.candidate == culprit.record.id)
-        others = (compared,) if compared in now.by_id else ()
-        return Brief(Mode.EXPLAIN, culprit.record.id, others or _far(now, culprit, 1), number)  # type: ignore[arg-type]
+        known = compared is not None and compared in now.by_id
+        others = (compared,) if compared is not None and known else _far(now, culprit, 1)
+        return Brief(Mode.EXPLAIN, culprit.record.id, others, number)
     parent = _parent(now, front, rng)
     if drawn == Mode.COMBINE and len(front) > 1:
         return Brief(Mode.COMBINE, parent.record.id, _far(now, parent, 1), number)

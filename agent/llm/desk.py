@@ -23,7 +23,6 @@ from vortex.ops import AxisError
 
 LIMIT = 8_000  # characters of an answer
 _PROGRAM = 6_000  # of a program that is read
-_EXPECTED = ("lower", "same", "higher")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +126,8 @@ class Desk:
             knobs=made.given,
             hypothesis=self._hypothesis(given),
             compared_to=self._compared(given),
-            expected_loss=given.one_of("expected_loss", _EXPECTED),  # type: ignore[arg-type]
-            expected_time=given.one_of("expected_time", _EXPECTED),  # type: ignore[arg-type]
+            expected_loss=given.expected("expected_loss"),
+            expected_time=given.expected("expected_time"),
         )
         twin = self._twin(made)
         if twin is not None:

@@ -10,6 +10,7 @@ from typing import Literal
 from vortex.knobs import KnobValue
 
 Expected = Literal["lower", "same", "higher", "unstated"]
+EXPECTED: tuple[Expected, ...] = ("lower", "same", "higher")  # what can be stated
 
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 _CLASS = re.compile(r"^class\s+\w+\s*\(.*Algorithm\s*\)", re.MULTILINE)

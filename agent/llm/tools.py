@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from agent.llm.submission import EXPECTED
 from agent.providers.records import ToolSpec
 
 _PROGRAM = {"type": "string", "description": "The whole text: the import and one class."}
@@ -13,7 +14,7 @@ _KNOBS = {
     "description": "Values of knobs by name; others take their defaults.",
     "additionalProperties": {"type": ["number", "string"]},
 }
-_EXPECTED = {"type": "string", "enum": ["lower", "same", "higher"]}
+_EXPECTED = {"type": "string", "enum": [*EXPECTED]}
 
 
 def _spec(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.bandit import agent_shares, all_shares, choose, proposer_rows, shares
+from agent.bandit import agent_shares, all_shares, draw, proposer_rows, shares
 from agent.standing import standings
 from evals.result import Stage, Status
 from runs.store import Store
@@ -45,7 +45,7 @@ def test_a_search_spends_most_on_the_productive_and_something_on_all() -> None:
     spent: dict[str, list[int]] = {name: [0, 0] for name in chances}
     rng = random.Random(4)
     for _ in range(400):
-        name = choose({n: (t, h) for n, (t, h) in spent.items()}, rng)
+        name = draw(shares({n: (t, h) for n, (t, h) in spent.items()}), rng)
         spent[name][0] += 1
         spent[name][1] += rng.random() < chances[name]
     tried = {name: counts[0] / 400 for name, counts in spent.items()}
@@ -56,7 +56,8 @@ def test_a_search_spends_most_on_the_productive_and_something_on_all() -> None:
 def test_the_same_counts_and_seed_choose_alike() -> None:
     stats = {"a": (10, 3), "b": (4, 0), "c": (0, 0)}
     first, second = (
-        [choose(stats, rng) for _ in range(30)] for rng in (random.Random(9), random.Random(9))
+        [draw(shares(stats), rng) for _ in range(30)]
+        for rng in (random.Random(9), random.Random(9))
     )
     assert first == second and set(first) == set(stats)
 

@@ -1,6 +1,6 @@
 """Everything that the plugin relies on in SGLang's insides, checked when an engine starts.
 
-Supported: 0.5.16. What newer versions change is noted at :data:`NEWER`; none is supported until it
+Supported: 0.5.16. What newer versions change is noted below; none is supported until it
 was run.
 """
 
@@ -26,7 +26,6 @@ PROGRAM, INNER = "SGLANG_VORTEX_PROGRAM", "SGLANG_VORTEX_INNER"
 # sglang.srt.arg_groups.choices (server_args re-exports them); drafts have a list of their own;
 # get_verify_buffers_to_fill_after_draft became the property verify_mask; shared_read_ends(fm) says
 # until when a backend reads req_to_token (we: before the replay, so nothing changes).
-NEWER = ("0.5.23",)
 
 _BASE = "sglang.srt.layers.attention.base_attn_backend"
 _REGISTRY = "sglang.srt.layers.attention.attention_registry"
