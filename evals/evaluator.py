@@ -33,7 +33,7 @@ from vortex.ir import Candidate
 from vortex.plan import dense_layers, raised
 from vortex.suffix import SuffixAttend
 
-EVALUATOR_VERSION = "2"
+EVALUATOR_VERSION = "3"
 _FIDELITY = (
     ("mass", "share"), ("best", "share"), ("chance", "share"), ("recovered", "share"),
     ("error", "ratio"), ("not_finite", "share"),

@@ -80,7 +80,7 @@ _LARGEST = 2.0**53
 @click.option(
     "--fill",
     type=float,
-    help="Largest share of evaluations that evolution and tuning take.  [default: 0.5]",
+    help="Largest share of evaluations that other proposers take.  [default: 0.5]",
 )
 @click.option("--runs-dir", type=click.Path(path_type=Path), default=Path("vortex-runs"))
 @click.option("--config", "file", type=click.Path(path_type=Path), help="TOML with the same names.")
