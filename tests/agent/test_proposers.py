@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from agent.bandit import choose, shares
+from agent.bandit import draw, shares
 from agent.proposers.base import Elite, SearchContext
 from agent.proposers.evolve import Evolve
 from agent.proposers.tune import Tune
@@ -67,5 +67,5 @@ def test_the_bandit_favours_what_reaches_the_front_and_keeps_a_floor() -> None:
     assert abs(sum(got.values()) - 1) < 1e-9
     assert got["evolve"] > 0.7 and got["tune"] >= 0.15
     rng = random.Random(0)
-    drawn = [choose(stats, rng) for _ in range(400)]
+    drawn = [draw(shares(stats), rng) for _ in range(400)]
     assert 0.7 < drawn.count("evolve") / 400 < 0.95
