@@ -117,10 +117,5 @@ def _damaged(path: Path, why: str) -> VortexError:
 
 
 def unservable(candidate: Candidate) -> str:
-    """Why no engine can serve a program yet; '' where one can. An engine keeps pages, and nothing
-    that must live with a request."""
-    if candidate.states:
-        return "it keeps states for each request (vx.state)"
-    if candidate.policies.reuse_steps > 1:
-        return "it keeps a ranking for several steps (reuse of steps)"
-    return ""
+    """Why no engine can serve a program yet; '' where one can."""
+    return "it keeps states for each request (vx.state)" if candidate.states else ""

@@ -75,14 +75,10 @@ def test_an_export_for_an_unknown_target_has_all_but_kernels() -> None:
     assert set(files) == {"kernels/README.md", "serve.sh", "verify.py", "evidence.json"}
 
 
-@pytest.mark.parametrize("held", ["reuse = vx.reuse(steps=4)", "heat = vx.state(init=0.0)"])
-def test_what_no_engine_can_serve_brings_no_start_script(held: str) -> None:
-    text = TEXT.replace("    page_size", f"    {held}\n    page_size", 1)
-    if "state" in held:
-        text = text.replace('.max("head")', '.max("head") + page.heat')
-        text += (
-            "\n    def update(self, page, mass):\n        return vx.State(heat=page.heat + mass)\n"
-        )
+def test_what_no_engine_can_serve_brings_no_start_script() -> None:
+    text = TEXT.replace("    page_size", "    heat = vx.state(init=0.0)\n    page_size", 1)
+    text = text.replace('.max("head")', '.max("head") + page.heat')
+    text += "\n    def update(self, page, mass):\n        return vx.State(heat=page.heat + mass)\n"
     candidate = compile_text(text, {})
     assert unservable(candidate) and not unservable(compile_text(TEXT, {}))
     files = serving_files(ROW, board(ROW), candidate, GQA)

@@ -24,12 +24,16 @@ from vortex.triton.summaries import summaries
 SPACE = Path(__file__).resolve().parents[2] / "search_spaces" / "block_topk"
 GQA = Shapes(2, 128, 128, (0, 128), 28, (128, 128))
 MLA = Shapes(20, 576, 512, (512, 64), 47, (576, 576))
-TYPES = {"bf16": "*bf16", "fp8": "*fp8e4nv", "int8": "*i8", "int4": "*u8", "fp32": "*fp32"}
+TYPES = {
+    "bf16": "*bf16", "fp8": "*fp8e4nv", "int8": "*i8", "int4": "*u8", "uint8": "*u8",
+    "fp32": "*fp32",
+}  # fmt: skip
 POINTERS = {
     "q": "*bf16", "k": "*bf16", "v": "*bf16", "out": "*bf16", "new_k": "*bf16", "new_v": "*bf16",
     "table": "*i32", "lengths": "*i32", "counter": "*i32", "pages": "*i32", "counts": "*i32",
     "scratch": "*fp32", "lse": "*fp32", "k_scale": "*fp32", "v_scale": "*fp32",
-    "partial": "*fp32", "stats": "*fp32", "scale": "fp32", "picks": "*i8",
+    "partial": "*fp32", "stats": "*fp32", "scale": "fp32", "picks": "*u8",
+    "slots": "*i32", "ranks": "*i32",
 }  # fmt: skip
 
 

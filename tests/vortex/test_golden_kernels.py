@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from vortex.compile import compile_text
+from vortex.ir import Candidate
 from vortex.triton.arrays import Shapes
 from vortex.triton.scoring import scoring
 from vortex.triton.summaries import summaries
 
 HERE = Path(__file__).resolve().parent
-SEEDS = HERE.parents[1] / "search_spaces" / "block_topk" / "seeds"
+SPACE = HERE.parents[1] / "search_spaces" / "block_topk"
 GQA = Shapes(2, 128, 128, (0, 128), 28, (128, 128))
 MLA = Shapes(20, 576, 512, (512, 64), 47, (576, 576))
 
@@ -20,14 +21,15 @@ MLA = Shapes(20, 576, 512, (512, 64), 47, (576, 576))
 def generated() -> dict[str, str]:
     """Texts by the name of their file."""
 
-    def candidate(name: str, dtype: str = "bf16"):  # type: ignore[no-untyped-def]
-        text = (SEEDS / f"{name}.py").read_text()
+    def candidate(name: str, dtype: str = "bf16", folder: str = "seeds") -> Candidate:
+        text = (SPACE / folder / f"{name}.py").read_text()
         return compile_text(text.replace("vx.Summary(", f'vx.Summary(dtype="{dtype}", '))
 
     return {
         "quest_gqa_route": scoring(candidate("quest"), GQA).text,
         "centroid_softmax_gqa_route": scoring(candidate("centroid_softmax"), GQA).text,
         "centroid_softmax_mla_route": scoring(candidate("centroid_softmax"), MLA).text,
+        "hshare_gqa_route": scoring(candidate("hshare", folder="library"), GQA).text,
         "sub_centroids_fp8_append": summaries(candidate("sub_centroids", "fp8"), GQA).text,
     }
 

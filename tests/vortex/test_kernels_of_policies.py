@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -125,9 +126,35 @@ def test_steps_that_do_not_rank_list_the_picks_and_what_is_reserved_now(shared: 
         assert found == picks | now
 
 
+@pytest.mark.parametrize("shared", ["", '\n    per_head = vx.shared("max")'])
+def test_rows_of_one_launch_rank_or_list_again_each_by_its_own_slot(shared: str) -> None:
+    made = bed(compile_text(text_of(f"reuse = vx.reuse(layers=1, steps=4){shared}")), SMALL)
+    rows, old = len(made.case.lengths), made.case.lengths
+    slots = made.fields.rows["picks"].new_zeros(rows + 3, *made.fields.rows["picks"].shape[1:])
+    fields = replace(made.fields, rows=made.fields.rows | {"picks": slots})
+    made = replace(made, fields=fields)
+    made.buffers.slots.copy_(torch.arange(rows).flip(0) + 3)
+    assert disagreements(made) == []  # all rank
+    first = lists(made)
+    again = torch.arange(rows, device=DEVICE) % 2 == 1
+    made.buffers.ranks.copy_(~again)
+    made.lengths.copy_(torch.tensor([n + 9 for n in old]))
+    kept = slots.clone()
+    made.step()
+    for at, found in enumerate(lists(made)):
+        row = at // SMALL.kv_heads
+        if again[row]:
+            picks = first[at] - reserved(old[row], page_size=16, sinks=1, recent=2)
+            now = reserved(int(made.lengths[row]), page_size=16, sinks=1, recent=2)
+            assert found == picks | now
+    unused = torch.cat([slots[:3], slots[made.buffers.slots[again].long()]])
+    assert torch.equal(unused, torch.cat([kept[:3], kept[made.buffers.slots[again].long()]]))
+    assert not made.buffers.counter.any()
+
+
 def test_a_ranking_forgets_the_picks_of_the_one_before() -> None:
     made = bed(compile_text(text_of("reuse = vx.reuse(layers=1, steps=2)")), SMALL)
-    made.fields.rows["picks"].fill_(1)
+    made.fields.rows["picks"].fill_(255)
     assert disagreements(made) == []
     before = lists(made)
     route_again(made.kernels, SMALL.schedule, made.fields, made.table, made.lengths, made.buffers)

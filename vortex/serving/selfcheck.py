@@ -49,7 +49,8 @@ def check_kernels(
     )  # fmt: skip
     k = draw(slots, heads, dim)
     v = k[..., :vdim] if latent else draw(slots, heads, vdim)
-    sparse = SparseDecode(candidate, served, dict.fromkeys(range(geometry.layers), (k, v)))
+    pools = dict.fromkeys(range(geometry.layers), (k, v))
+    sparse = SparseDecode(candidate, served, pools, requests=3)
     if not sparse.layers:
         return Agreement(), 0.0
     layer = min(sparse.ranking)

@@ -75,8 +75,9 @@ class Fields:
         arrays: fields of its pages: data and, where the type has them, scales.
         matrices: float32, what the summary kernel multiplies by, in the order of its arguments.
         rows: what the scoring kernel takes besides: ``factorI``, its matrices; ``stateI``, float32
-            ``[row, kv_head, page]``, which the caller updates after attention; ``picks``, int8 of
-            the same shape, what the last ranking picked (Scoring.keeps).
+            ``[row, kv_head, page]``, which the caller updates after attention; ``picks``, uint8
+            ``[slot, kv_head, byte]``, what the last ranking picked, a bit for each page
+            (Scoring.keeps).
     """
 
     arrays: Mapping[str, Tensor]
@@ -92,6 +93,7 @@ class Fields:
 
         Args:
             pages: physical pages; width: logical pages of a row, at most.
+            rows: of states, and slots of picks.
             arrays: fields in memory that is there already.
 
         Raises:
@@ -111,7 +113,8 @@ class Fields:
         for argument, name in (k.scoring.states if k.scoring else {}).items():
             more[argument] = torch.full(shape, k.candidate.states[name], device=device)
         if k.scoring and k.scoring.keeps:
-            more["picks"] = torch.zeros(shape, dtype=torch.int8, device=device)
+            packed = (rows, kv_heads, -(-width // 8))
+            more["picks"] = torch.zeros(packed, dtype=torch.uint8, device=device)
         if arrays is None:
             arrays = Fields.of(layouts, pages, kv_heads, device).arrays
         return Fields(arrays, numbers(k.summaries.matrices) if k.summaries else {}, more)
@@ -137,6 +140,8 @@ class Buffers:
         scratch: float32, what scoring keeps per page.
         counter: int32, zero between launches.
         workspace, full_workspace: of attention over lists, and over everything.
+        slots: int32 ``[row]``, where the picks of a row are kept.
+        ranks: int32 ``[row]``, 0 where a row lists again what was picked (Scoring.keeps).
     """
 
     pages: Tensor
@@ -145,6 +150,8 @@ class Buffers:
     counter: Tensor
     workspace: Workspace
     full_workspace: Workspace
+    slots: Tensor
+    ranks: Tensor
 
     @staticmethod
     def of(
@@ -153,16 +160,19 @@ class Buffers:
         """Room for ``rows`` sequences of at most ``width`` pages."""
         heads = kv_heads * k.shapes.group
         channels = k.scoring.channels if k.scoring else 0
-        spaces = [
+        work, full = (
             Workspace.of(rows, heads, k.shapes.vdim, s.splits, device)
             for s in (schedule.attend, schedule.full)
-        ]
+        )
         return Buffers(
             torch.zeros(rows, kv_heads, width, dtype=torch.int32, device=device),
             torch.zeros(rows, kv_heads, dtype=torch.int32, device=device),
             torch.empty(max(1, rows * kv_heads * channels * width), device=device),
             torch.zeros(rows * kv_heads, dtype=torch.int32, device=device),
-            *spaces,
+            work,
+            full,
+            torch.arange(rows, dtype=torch.int32, device=device),
+            torch.ones(rows, dtype=torch.int32, device=device),
         )
 
 
@@ -229,6 +239,7 @@ def route(
         arrays.append(own[array.name])
         if array.scaled:
             arrays.append(own[f"{array.name}_scale"])
+    kept = (buffers.slots, buffers.ranks) if made.keeps else ()
     shape = schedule.score
     joined = shape.joined and made.chooses
     scores = scores and made.chooses
@@ -238,7 +249,7 @@ def route(
         blocks = triton.cdiv(width, block) if with_scores else 1
         k.route[(blocks, kv_heads, q.shape[0])](
             q, table, *arrays, lengths, buffers.scratch, buffers.counter, buffers.pages,
-            buffers.counts, q.stride(0), table.stride(0), buffers.pages.stride(0),
+            buffers.counts, *kept, q.stride(0), table.stride(0), buffers.pages.stride(0),
             buffers.pages.stride(1), width, scale, layer,
             CHANNELS=made.channels, BLOCK=block, PAGES=padded(width),
             MATRIX=matrix_type(q.dtype), SCORES=with_scores, CHOOSES=with_choice,
@@ -258,8 +269,8 @@ def route_again(
     k: Kernels, schedule: Schedule, fields: Fields, table: Tensor, lengths: Tensor,
     buffers: Buffers,
 ) -> None:  # fmt: skip
-    """Lists of a step that does not rank (``reuse`` over steps): what the last ranking picked,
-    and the pages that this step reserves.
+    """Lists of a step in which no row ranks (``reuse`` over steps): what the last ranking
+    picked, and the pages that this step reserves.
 
     Args:
         fields: of the layer that ranked.
@@ -267,7 +278,8 @@ def route_again(
     plan, size = plan_of(k.candidate.select), k.candidate.page_size
     sinks, recent = reserved_counts(plan, Scaling(size, k.shapes.share))
     relist[(buffers.counts.shape[1], table.shape[0])](
-        fields.rows["picks"], table, lengths, buffers.pages, buffers.counts, table.stride(0),
+        fields.rows["picks"], buffers.slots, table, lengths, buffers.pages, buffers.counts,
+        table.stride(0),
         buffers.pages.stride(0), buffers.pages.stride(1), table.shape[1], SIZE=size, SINKS=sinks,
         RECENT=recent, PAGES=padded(table.shape[1]), num_warps=schedule.score.choose_warps,
     )  # fmt: skip

@@ -24,7 +24,8 @@ import triton.language as tl
 
 from vortex.triton.device import larger, largest, low_bits, nearest, sign, smaller, smallest, tanh
 from vortex.triton.select import (
-    free_count, limited, rank_key, reserved_pages, top_k, top_p, write_list,
+    free_count, limited, list_again, picks_of, rank_key, reserved_pages, top_k, top_p, write_list,
+    write_picks,
 )
 '''
 
@@ -39,6 +40,7 @@ class Halves:
         chooses: from scores and keys to ``keep``, and to ``picked`` where the kernel ``keeps`` it.
         channels: float32 numbers per page of scratch memory.
         shared: how scores are joined over KV heads; "" keeps them apart.
+        reserves: first and last pages that are always attended.
     """
 
     score: Sequence[str]
@@ -48,6 +50,7 @@ class Halves:
     channels: int
     shared: str = ""
     keeps: bool = False
+    reserves: tuple[int, int] = (0, 0)
 
 
 def arguments(used: Sequence[Stored]) -> list[str]:
@@ -114,8 +117,8 @@ def scoring_module(
     """The module of a scoring kernel; see :mod:`vortex.triton.scoring`."""
     size, group = candidate.page_size, shapes.group
     arrays = arguments(used)
-    common = ["scratch_at", "row", "head", "at", "kv_heads", "length", "complete", "width",
-              "scale", "layer"]  # fmt: skip
+    common = ["scratch_at", "row", "head", "at", *(["slot"] if halves.keeps else []), "kv_heads",
+              "length", "complete", "width", "scale", "layer"]  # fmt: skip
     depth = f"depth = (layer.to(tl.float64) / {max(1, shapes.layers - 1)}).to(tl.float32)"
     known = [
         "inside = page < complete",
@@ -153,7 +156,7 @@ def scoring_module(
     parts.append(function(
         "choose_pages", chosen, pruned(body), "Chosen pages of a whole row, in logical order.",
     ))  # fmt: skip
-    parts.append(_launch(size, given, common, bool(halves.shared)))
+    parts.append(_launch(size, given, common, halves))
     return "\n\n".join(parts)
 
 
@@ -165,7 +168,7 @@ def _written(head: str, at: str, keeps: bool) -> list[str]:
     ]
     if keeps:
         lines.append(
-            f"tl.store(picks + {at} * width + page, picked.to(tl.int8), mask=page < width)"
+            f"write_picks(picked, picks_of(picks, slot, kv_heads, {head}, width), width, PAGES)"
         )
     return lines
 
@@ -192,16 +195,18 @@ def _joined(halves: Halves, ranked: Sequence[str]) -> list[str]:
     return ["page = tl.arange(0, PAGES)", "inside = page < complete", *lines]
 
 
-def _launch(size: int, given: list[str], common: list[str], shared: bool) -> str:
-    counted, blocks = ("row", "blocks * kv_heads") if shared else ("at", "blocks")
-    chooses = "head == 0" if shared else "True"
+def _launch(size: int, given: list[str], common: list[str], halves: Halves) -> str:
+    counted, blocks = ("row", "blocks * kv_heads") if halves.shared else ("at", "blocks")
+    chooses = "head == 0" if halves.shared else "True"
+    again = _AGAIN.format(*halves.reserves, size=size) if halves.keeps else ""
+    kept = " slots, ranks," if halves.keeps else ""
     call = [*given, *common, "q_row", "table_row"]
     score = wrapped([*call, "block", "BLOCK", "MATRIX"], 12)
     choose = wrapped([*call, "pages", "counts", "pages_row", "pages_head", "PAGES"], 16)
     return f'''@triton.jit(do_not_specialize=["layer"])
 def route(
 {wrapped(given, 4)}
-    lengths, scratch, counter, pages, counts,
+    lengths, scratch, counter, pages, counts,{kept}
     q_row, table_row, pages_row, pages_head, width, scale, layer,
     CHANNELS: tl.constexpr, BLOCK: tl.constexpr, PAGES: tl.constexpr, MATRIX: tl.constexpr,
     SCORES: tl.constexpr, CHOOSES: tl.constexpr,
@@ -213,7 +218,7 @@ def route(
     length = tl.load(lengths + row)
     complete = length // {size}
     scratch_at = scratch + at.to(tl.int64) * (CHANNELS * width)
-    if SCORES:
+{again}    if SCORES:
         blocks = tl.maximum(tl.cdiv(complete, BLOCK), 1)
         if block >= blocks:
             return
@@ -232,6 +237,19 @@ def route(
 {choose}
             )
 '''
+
+
+_AGAIN = """    slot = tl.load(slots + row)
+    if tl.load(ranks + row) == 0:
+        if CHOOSES:
+            if block == 0:
+                list_again(
+                    picks_of(picks, slot, kv_heads, head, width), table + row * table_row, length,
+                    pages + row * pages_row + head * pages_head, counts + at,
+                    {size}, {}, {}, PAGES,
+                )
+        return
+"""
 
 
 def load_module(text: str) -> ModuleType:

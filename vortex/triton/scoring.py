@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from vortex.compile import executable
 from vortex.ir import Candidate, Node, walk
 from vortex.ops import OPS
-from vortex.plan import Plan, plan_of
+from vortex.plan import Plan, Scaling, plan_of, reserved_counts
 from vortex.schedule import padded
 from vortex.triton.arrays import Loader, Shapes, Stored, check_power, field_layouts, stored_layout
 from vortex.triton.lower import Lowering, View
@@ -37,7 +37,8 @@ class Scoring:
         prepared: values of the queries that are computed before the launch, by argument.
         channels: float32 numbers per page of scratch memory.
         chooses: whether pages are ranked at all.
-        keeps: whether it writes what its rankings pick, for the steps that do not rank.
+        keeps: whether it writes what its rankings pick, for the steps that do not rank; each row
+            of such a launch ranks or lists what was picked.
         shared: whether one list serves the KV heads of a row.
         states: names of the states that it reads, by argument.
         matrices: what it multiplies page fields by.
@@ -104,11 +105,12 @@ def scoring(candidate: Candidate, shapes: Shapes) -> Scoring:
             parts.loader.used.setdefault(matrix.name)
     keeps = bool(plan.rankings) and candidate.policies.reuse_steps > 1
     if keeps:
-        stored["picks"] = Stored("picks", {}, "int8", "slot")
+        stored["picks"] = Stored("picks", {}, "uint8", "all")
         parts.loader.used.setdefault("picks")
     used = [stored[name] for name in parts.loader.used if name in stored]
     shared = candidate.policies.shared if roots else ""
-    halves = Halves(score, ranks, chooses, len(roots), parts.channels.count, shared, keeps)
+    halves = Halves(score, ranks, chooses, len(roots), parts.channels.count, shared, keeps,
+                    reserved_counts(plan, Scaling(candidate.page_size, shapes.share)))  # fmt: skip
     return Scoring(
         scoring_module(candidate, shapes, halves, used), tuple(used),
         {f"prepared{i}": n for i, n in enumerate(prepared)}, parts.channels.count, bool(roots),

@@ -133,20 +133,46 @@ def free_count(length, SIZE: tl.constexpr, SINKS: tl.constexpr, RECENT: tl.const
 
 @triton.jit
 def relist(
-    picks, table, lengths, pages, counts, table_row, pages_row, pages_head, width,
+    picks, slots, table, lengths, pages, counts, table_row, pages_row, pages_head, width,
     SIZE: tl.constexpr, SINKS: tl.constexpr, RECENT: tl.constexpr, PAGES: tl.constexpr,
+):  # fmt: skip
+    """The lists of a step in which no row ranks; see ``list_again``."""
+    head, row = tl.program_id(0), tl.program_id(1)
+    heads = tl.num_programs(0)
+    list_again(
+        picks_of(picks, tl.load(slots + row), heads, head, width), table + row * table_row,
+        tl.load(lengths + row), pages + row * pages_row + head * pages_head,
+        counts + row * heads + head, SIZE, SINKS, RECENT, PAGES,
+    )  # fmt: skip
+
+
+@triton.jit
+def list_again(
+    picks_at, table_at, length, pages_at, count_at, SIZE: tl.constexpr, SINKS: tl.constexpr,
+    RECENT: tl.constexpr, PAGES: tl.constexpr,
 ):  # fmt: skip
     """The list of a step that does not rank: what the last ranking picked, and the pages that
     this step reserves."""
-    head, row = tl.program_id(0), tl.program_id(1)
-    at = row * tl.num_programs(0) + head
     page = tl.arange(0, PAGES)
-    length = tl.load(lengths + row)
     total = (length + SIZE - 1) // SIZE
-    keep = tl.load(picks + at * width + page, mask=page < total, other=0) != 0
+    byte = tl.load(picks_at + page // 8, mask=page < total, other=0).to(tl.int32)
+    keep = ((byte >> (page % 8)) & 1) != 0
     keep = keep | reserved_pages(page, length, SIZE, SINKS, RECENT)
-    write_list(keep, page, table + row * table_row,
-               pages + row * pages_row + head * pages_head, counts + at)  # fmt: skip
+    write_list(keep, page, table_at, pages_at, count_at)
+
+
+@triton.jit
+def picks_of(picks, slot, heads, head, width):
+    """Where the picks of a row and KV head lie: a bit for each page."""
+    return picks + (slot.to(tl.int64) * heads + head) * ((width + 7) // 8)
+
+
+@triton.jit
+def write_picks(picked, picks_at, width, PAGES: tl.constexpr):
+    """What rankings picked, bool ``[PAGES]``, for steps that do not rank."""
+    bits = tl.reshape(picked.to(tl.int32), (PAGES // 8, 8)) << tl.arange(0, 8)[None, :]
+    byte = tl.arange(0, PAGES // 8)
+    tl.store(picks_at + byte, tl.sum(bits, 1).to(tl.uint8), mask=byte * 8 < width)
 
 
 @triton.jit

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from vortex.ir import Candidate
+from vortex.plan import Scaling, plan_of, reserved_counts
+from vortex.reference import reserved
 from vortex.serving.equality import Agreement, Choice, compare
 from vortex.serving.sglang.backend import VortexBackend
 from vortex.serving.sglang.sparse import Served, SparseDecode
@@ -116,7 +118,9 @@ class Engine:
             (s.vdim, s.dim - s.vdim) if s.latent else (0, s.dim), context, "cpu",
         )  # fmt: skip
         self.inner = Inner(self)
-        self.sparse = SparseDecode(candidate, served, self.pools)
+        self.sparse = SparseDecode(candidate, served, self.pools, requests=len(self.req_to_token))
+        self.steps: dict[int, int] = {}  # since a request's prefill, or its last dense step
+        self.picks: dict[tuple[int, int], list[set[int]]] = {}  # by request and layer
         self.backend = VortexBackend(self.inner, self.sparse, self.req_to_token, **options)
         self.scale = s.dim**-0.5
 
@@ -161,7 +165,10 @@ class Engine:
         batch = SimpleNamespace(
             forward_mode=Mode("extend"), batch_size=len(extends), out_cache_loc=slots,
             extend_prefix_lens_cpu=prefixes, extend_seq_lens_cpu=list(extends.values()),
+            req_pool_indices=torch.tensor(list(extends)),
+            seq_lens=torch.tensor([self.lengths[r] for r in extends]),
         )  # fmt: skip
+        self.steps |= dict.fromkeys(extends, 0)
         self.backend.init_forward_metadata(batch)
         for number in range(s.layers):
             k = self.draw(len(slots), s.kv_heads, s.dim)
@@ -217,11 +224,14 @@ class Engine:
             found.append(None if step is None else (step.buffers.pages.clone(),
                                                     step.buffers.counts.clone()))  # fmt: skip
         self.req_to_token.copy_(held)
-        return [
+        agreed = [
             agreement
             for (number, q, out), lists in zip(outputs, found, strict=True)
             for agreement in self._checked(number, q, out, lists, requests)
         ]
+        for request in requests:
+            self.steps[request] = 0 if self.backend.dense else self.steps[request] + 1
+        return agreed
 
     def _checked(
         self, number: int, q: Tensor, out: Tensor, lists: tuple[Tensor, Tensor] | None,
@@ -242,7 +252,10 @@ class Engine:
                 )
                 cache = self.sparse.caches[number]
                 anchor = self.sparse.anchors[number]
+                ranks = self.steps[request] % self.candidate.policies.reuse_steps == 0
                 if anchor == number:
+                    self._held_to_picks(number, request, chosen, ranks=ranks)
+                if anchor == number and ranks:
                     found.append(compare(self.candidate, Choice(
                         q[row].view(s.heads, s.dim), cache.k[table], cache.v[table], chosen,
                         length, number, s.layers, self.scale, self.sparse.served.rope,
@@ -251,6 +264,19 @@ class Engine:
             gap = (out[row].view(s.heads, s.vdim).float() - wanted).abs().max()
             assert float(gap) < 0.02, f"request {request}, layer {number}: {float(gap):.3f}"
         return found
+
+    def _held_to_picks(
+        self, number: int, request: int, chosen: tuple[frozenset[int], ...], *, ranks: bool
+    ) -> None:
+        """A step that does not rank attends to what the last ranking picked, and to what is
+        reserved now."""
+        plan, size = plan_of(self.candidate.select), self.candidate.page_size
+        sinks, recent = reserved_counts(plan, Scaling(size, 1.0))
+        kept = reserved(self.lengths[request], page_size=size, sinks=sinks, recent=recent)
+        if ranks:
+            self.picks[request, number] = [set(pages) - kept for pages in chosen]
+        else:
+            assert [set(c) for c in chosen] == [p | kept for p in self.picks[request, number]]
 
     def full(
         self, number: int, request: int, length: int, q: Tensor,

@@ -203,14 +203,52 @@ def test_what_a_model_gives_besides_is_refused_on_sparse_layers() -> None:
         engine.backend._joined(torch.zeros(1), batch, batch, {"sinks": torch.zeros(1)})
 
 
-@pytest.mark.parametrize(
-    "more", ["reuse = vx.reuse(steps=2)", "heat = vx.state(init=0.0)"]
-)  # fmt: skip
-def test_what_must_live_with_a_request_is_refused(more: str) -> None:
-    text = PROGRAM.format(budget=64, more=more)
-    if "state" in more:
-        text = text.replace('.max("head")', '.max("head") + page.heat')
-        text += "    def update(self, page, mass):\n        return vx.State(heat=mass)\n"
+KEPT = "reuse = vx.reuse(steps=3)"
+
+
+def test_a_ranking_serves_the_steps_of_its_own_request() -> None:
+    """Requests come, and rank, at different steps; one is retracted, and another has its row."""
+    engine = Engine(small(more=KEPT), Shape(layers=3))
+    engine.prefill({1: 120})
+    assert right(engine.decode(1))
+    engine.prefill({2: 140, 3: 99})
+    assert right([a for _ in range(5) for a in engine.decode(3, 1, 2)])  # in another order
+    engine.drop(1)
+    engine.prefill({1: 77, 2: 5})
+    assert right([a for _ in range(4) for a in (*engine.decode(2, 1), *engine.decode(3))])
+
+
+def test_kept_rankings_serve_captured_steps_layers_and_mla() -> None:
+    for shape in (Shape(layers=4), LATENT):
+        more = "reuse = vx.reuse(layers=2, steps=4)"
+        engine = Engine(small(more=more), shape)
+        engine.backend.init_cuda_graph_state(4, 4)
+        engine.prefill({1: 111, 2: 60})
+        engine.decode(1, pad=3, graph=True)
+        assert right([a for _ in range(6) for a in engine.decode(1, 2, pad=2, graph=True)])
+
+
+def test_what_was_picked_before_dense_steps_is_not_gone_on_with() -> None:
+    dense: list[bool] = [False]
+    engine = Engine(small(more=KEPT), attends_all=lambda lengths: dense[0])
+    engine.prefill({1: 120})
+    for step in range(12):
+        dense[0] = step in (1, 2, 6)
+        engine.decode(1)
+
+
+def test_picks_are_a_bit_for_each_page_of_each_request() -> None:
+    engine = Engine(small(more=KEPT), context=500)
+    kept = [f.rows["picks"] for f in engine.sparse.fields.values()]
+    assert all(k.shape == (len(engine.req_to_token), 2, 4) for k in kept)  # 32 pages
+    plain = Engine(small(), context=500).sparse.field_bytes
+    assert engine.sparse.field_bytes == plain + sum(k.numel() for k in kept)
+
+
+def test_states_which_must_live_with_a_request_are_refused() -> None:
+    text = PROGRAM.format(budget=64, more="heat = vx.state(init=0.0)")
+    text = text.replace('.max("head")', '.max("head") + page.heat')
+    text += "    def update(self, page, mass):\n        return vx.State(heat=mass)\n"
     with pytest.raises(VortexError, match="cannot be served yet") as raised:
         Engine(compile_text(text))
     assert raised.value.code == "E805"

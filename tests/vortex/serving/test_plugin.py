@@ -363,6 +363,10 @@ def test_steps_attend_to_everything_where_the_budget_covers_the_longest(
     rule = graphs.rule(64)
     assert rule(torch.tensor([10, 64])) and not rule(torch.tensor([10, 65])) and not rule(None)
     assert not graphs.rule(0)(torch.tensor([1]))
+    cheaper = graphs.rule(64, (400, 300, 50))  # of 1, 2, and 4 or more sequences
+    assert cheaper(torch.tensor([400])) and not cheaper(torch.tensor([400, 1]))
+    assert cheaper(torch.tensor([300, 1])) and not cheaper(torch.tensor([65, 1, 1]))
+    assert cheaper(torch.tensor([64] * 9))
     monkeypatch.setenv(graphs.BELOW, "100")
     assert graphs.rule(64)(torch.tensor([100]))
     switch = tmp_path / "switch"

@@ -8,6 +8,7 @@ always lie together, and its first slot tells the page.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -61,6 +62,41 @@ def newest_token(
     slots = req_to_token[requests.long(), seq_lens.long() - 1]
     whole = ((seq_lens % size == 0) * size).to(torch.int32)
     return (slots >> (size.bit_length() - 1))[:, None], whole
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """When requests rank, where one ranking serves several steps.
+
+    Steps are counted from a request's last prefill, or from the last step that attended to
+    everything: after either, there is no ranking to go on with. What a ranking picked is kept under
+    the request's row of ``req_to_token``, as logical pages, so that the engine may move its pages.
+
+    Attributes:
+        every: steps that a ranking serves.
+        first: int32 ``[request]``, the length of the sequence in the step that ranked first.
+    """
+
+    every: int
+    first: Tensor
+
+    @staticmethod
+    def of(every: int, requests: int, device: torch.device) -> Turns:
+        """Of so many requests."""
+        return Turns(every, torch.zeros(requests, dtype=torch.int32, device=device))
+
+    def restart(self, requests: Tensor, seq_lens: Tensor) -> None:
+        """The next step of these requests, which have so many tokens now, ranks."""
+        self.first[requests.long()] = (seq_lens + 1).to(torch.int32)
+
+    def step(self, requests: Tensor, seq_lens: Tensor, slots: Tensor, ranks: Tensor) -> None:
+        """Say of each row where its picks are kept, and whether it ranks; into static memory.
+
+        Args:
+            slots: int32 ``[row]``, written; ranks: int32 ``[row]``, written.
+        """
+        slots.copy_(requests)
+        ranks.copy_((seq_lens - self.first[requests.long()]) % self.every == 0)
 
 
 def completed_offsets(prefixes: Sequence[int], extends: Sequence[int], size: int) -> list[int]:

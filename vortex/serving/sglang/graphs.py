@@ -18,6 +18,7 @@ from torch import Tensor
 
 from vortex.errors import VortexError
 from vortex.serving.sglang import internals
+from vortex.serving.sglang.cheaper import bound_of
 
 LABEL = "vortex-dense"
 BELOW, SWITCH, TWO = (
@@ -27,12 +28,13 @@ _log = logging.getLogger(__name__)
 _hooked: list[str] = []
 
 
-def rule(covered: int) -> Callable[[Tensor | None], bool]:
+def rule(covered: int, bounds: tuple[int, ...] = ()) -> Callable[[Tensor | None], bool]:
     """Whether a step attends to everything: its longest sequence has at most so many tokens.
 
-    The bound is ``covered``, where the program selects every page anyway, or what
-    ``SGLANG_VORTEX_DENSE_BELOW`` says. ``SGLANG_VORTEX_SWITCH`` names a file of one byte that
-    overrules it while the engine runs (for measurements): ``d`` for dense, ``s`` for sparse.
+    The bound is ``covered``, where the program selects every page anyway, or ``bounds`` by the size
+    of the batch (see ``cheaper``), or what ``SGLANG_VORTEX_DENSE_BELOW`` says in place of both.
+    ``SGLANG_VORTEX_SWITCH`` names a file of one byte that overrules it while the engine runs (for
+    measurements): ``d`` for dense, ``s`` for sparse.
 
     Raises:
         VortexError: E804, the bound is no number, or the switch cannot be read.
@@ -40,15 +42,17 @@ def rule(covered: int) -> Callable[[Tensor | None], bool]:
     given = os.environ.get(BELOW, "")
     if given and not given.isdecimal():
         raise internals.unsupported(f"{BELOW} is no number of tokens: {given[:40]!r}")
-    bound, switch = int(given) if given else covered, _switch(os.environ.get(SWITCH))
+    fixed = int(given) if given else None
+    switch = _switch(os.environ.get(SWITCH))
 
     def attends_all(lengths: Tensor | None) -> bool:
         told = switch()
         if told in (b"d", b"s"):
             return told == b"d"
-        return (
-            bound > 0 and lengths is not None and len(lengths) > 0 and int(lengths.max()) <= bound
-        )
+        if lengths is None or not len(lengths):
+            return False
+        bound = max(covered, bound_of(bounds, len(lengths))) if fixed is None else fixed
+        return bound > 0 and int(lengths.max()) <= bound
 
     return attends_all
 

@@ -42,6 +42,7 @@ def _made(runner: Any) -> Any:
     from vortex.exported import read_exported
     from vortex.serving.sglang import graphs
     from vortex.serving.sglang.backend import VortexBackend
+    from vortex.serving.sglang.cheaper import bound_of, dense_bounds
     from vortex.serving.sglang.sparse import SparseDecode
     from vortex.serving.sglang.tap import Tap
 
@@ -60,18 +61,24 @@ def _made(runner: Any) -> Any:
     name = internals.inner_name(runner)
     inner = internals.inner_backend(runner, name)
     pool = runner.token_to_kv_pool
-    sparse = SparseDecode(candidate, served, {n: pool.get_kv_buffer(n) for n in layers})
+    table = runner.req_to_token_pool.req_to_token
+    pools = {n: pool.get_kv_buffer(n) for n in layers}
+    sparse = SparseDecode(candidate, served, pools, requests=len(table))
+    cached = "fp8" if next(iter(pools.values()))[0].element_size() == 1 else "bf16"
+    bounds = dense_bounds(candidate, served, cached) if sparse.layers else ()
     internals.adopt(VortexBackend)
     backend = VortexBackend(
-        inner, sparse, runner.req_to_token_pool.req_to_token,
-        attends_all=graphs.rule(sparse.covered), tap=Tap.of(sparse, runner.ps.tp_rank),
+        inner, sparse, table,
+        attends_all=graphs.rule(sparse.covered, bounds), tap=Tap.of(sparse, runner.ps.tp_rank),
     )  # fmt: skip
     two = graphs.capture_twice(backend, runner)
     _log.info(
         "vortex: %s (%s): %d of %d layers sparse, pages of %d tokens, %.2f GB of page fields; "
-        "prefill and dense layers by %s; graphs of dense steps: %s",
+        "prefill and dense layers by %s; graphs of dense steps: %s; full attention is served to "
+        "1, 8 and 64 sequences of up to %s tokens, where it is predicted to be the cheaper",
         exported.name, candidate.candidate_hash[:12], len(sparse.layers), served.layers,
         candidate.page_size, sparse.field_bytes / 1e9, name, "yes" if two else "no",
+        ", ".join(str(max(sparse.covered, bound_of(bounds, rows))) for rows in (1, 8, 64)),
     )  # fmt: skip
     return backend
 

@@ -14,7 +14,7 @@ from vortex.exported import unservable
 from vortex.ir import Candidate
 from vortex.plan import anchors, attended_tokens, dense_layers, plan_of
 from vortex.schedule import Schedule
-from vortex.serving.sglang.bookkeeping import covered_tokens, newest_pages, paged
+from vortex.serving.sglang.bookkeeping import Turns, covered_tokens, newest_pages, paged
 from vortex.triton.arrays import Shapes
 from vortex.triton.attend import Cache, Workspace
 from vortex.triton.backend import (
@@ -89,6 +89,8 @@ class Space:
     counts: Tensor
     scratch: Tensor
     counter: Tensor
+    slots: Tensor
+    ranks: Tensor
     works: dict[int, tuple[Schedule, Workspace, Workspace]] = field(default_factory=dict)
 
 
@@ -100,19 +102,22 @@ class SparseDecode:
         ranking: those of them that rank pages, and so keep fields.
         covered: sequences up to so many tokens are attended to wholly.
         caches: views of the pools by layer.
+        turns: where a program keeps a ranking for several steps, whose turn it is to rank.
 
     Raises:
         VortexError: E805, the program cannot be served; E807, no memory for its fields.
     """
 
     def __init__(
-        self, candidate: Candidate, served: Served, pools: Mapping[int, tuple[Tensor, Tensor]]
-    ) -> None:
+        self, candidate: Candidate, served: Served, pools: Mapping[int, tuple[Tensor, Tensor]],
+        *, requests: int,
+    ) -> None:  # fmt: skip
         """Make room for everything but the batch.
 
         Args:
             pools: keys ``[slot, kv_head, dim]`` and values of each layer; on MLA values are the
                 first columns of the keys.
+            requests: that the engine may hold at once: rows of ``req_to_token``.
         """
         _check(candidate)
         self.served, size = served, candidate.page_size
@@ -132,10 +137,11 @@ class SparseDecode:
         self.device = device
         self.fields: dict[int, Fields] = {}
         self.kernels: Kernels | None = None
+        self.turns: Turns | None = None
         if self.layers:
-            self._prepare()
+            self._prepare(requests)
 
-    def _prepare(self) -> None:
+    def _prepare(self, requests: int) -> None:
         served, cache = self.served, next(iter(self.caches.values()))
         strides = (cache.k.stride(2), cache.v.stride(2))
         shapes = Shapes(served.group, served.dim, served.vdim, served.rope, served.layers, strides)
@@ -143,10 +149,13 @@ class SparseDecode:
             self.kernels = kernels(self.candidate, shapes)
         except Unfused as reason:
             raise _unserved(reason.message) from None
+        if self.kernels.scoring is not None and self.kernels.scoring.keeps:
+            every = self.candidate.policies.reuse_steps
+            self.turns = Turns.of(every, requests, self.device)
         try:
             for layer in sorted(self.ranking):
                 self.fields[layer] = Fields.of_layer(
-                    self.kernels, layer, pages=cache.k.shape[0], rows=1, width=1,
+                    self.kernels, layer, pages=cache.k.shape[0], rows=requests, width=self.width,
                     kv_heads=served.kv_heads, device=self.device,
                 )  # fmt: skip
                 for array in self.fields[layer].arrays.values():
@@ -154,13 +163,14 @@ class SparseDecode:
         except torch.OutOfMemoryError:
             raise VortexError(
                 "no memory is left for the fields of the program's pages", code="E807",
-                hint="lower --mem-fraction-static", exit_code=ExitCode.ENVIRONMENT,
+                hint="lower --mem-fraction-static, or --max-running-requests for a program that "
+                "keeps rankings", exit_code=ExitCode.ENVIRONMENT,
             ) from None  # fmt: skip
 
     @property
     def field_bytes(self) -> int:
         """Memory that the program keeps beside the engine's pools."""
-        arrays = [a for f in self.fields.values() for a in f.arrays.values()]
+        arrays = [a for f in self.fields.values() for a in (*f.arrays.values(), *f.rows.values())]
         return sum(a.numel() * a.element_size() for a in arrays)
 
     def space(self, rows: int) -> Space:
@@ -175,6 +185,7 @@ class SparseDecode:
         return Space(
             rows, whole(rows, self.width), whole(rows).fill_(1), whole(rows, 1), whole(rows),
             whole(rows, heads, self.width), whole(rows, heads), scratch, whole(rows * heads),
+            whole(rows), whole(rows).fill_(1),
         )  # fmt: skip
 
     def step(self, space: Space, rows: int, *, captured: bool) -> Step:
@@ -195,8 +206,9 @@ class SparseDecode:
             space.works[size] = (schedule, work, full)
         schedule, work, full = space.works[size]
         buffers = Buffers(
-            space.pages[:rows], space.counts[:rows], space.scratch, space.counter, work, full
-        )
+            space.pages[:rows], space.counts[:rows], space.scratch, space.counter, work, full,
+            space.slots[:rows], space.ranks[:rows],
+        )  # fmt: skip
         return Step(
             space.table[:rows], space.lengths[:rows], space.newest[:rows], space.whole[:rows],
             buffers, schedule,

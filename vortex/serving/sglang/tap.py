@@ -1,7 +1,7 @@
 """Keeps what the engine chose, and what it chose from, so that it can be checked elsewhere.
 
 Off unless ``SGLANG_VORTEX_TAP`` names a folder. Copies are recorded in the graphs; the first row of
-the first steps in which that row chooses is written, one safetensors file for each step and layer.
+the first steps in which that row ranks is written, one safetensors file for each step and layer.
 """
 
 from __future__ import annotations
@@ -62,10 +62,13 @@ class Tap:
 
     def begin(self, sparse: SparseDecode, step: Step) -> None:
         """Before a step: write what the last one left. Waits for the device."""
-        longer = self.step is not None and int(self.step.lengths[0]) > sparse.covered
-        if self.step is not None and self.left > 0 and longer:
+        last = self.step
+        if (
+            last is not None and self.left > 0 and int(last.lengths[0]) > sparse.covered
+            and bool(last.buffers.ranks[0])
+        ):  # fmt: skip
             for layer in self.held:
-                self._write(sparse, self.step, layer)
+                self._write(sparse, last, layer)
             self.left -= 1
             self.written += 1
         self.step = step if self.left > 0 else None
