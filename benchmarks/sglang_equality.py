@@ -19,19 +19,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
-import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.engine_runs import Stage, centroid, run_stage, say  # noqa: E402
 from vortex.serving.sglang.check import (  # noqa: E402
     Switch,
     decode_rate,
@@ -43,20 +40,6 @@ from vortex.serving.sglang.check import (  # noqa: E402
 
 STAGES = ("equality", "speed", "plain")
 PAGE = 16
-PROGRAM = """import vortex as vx
-
-class Centroid(vx.Algorithm):
-    page_size = 16
-
-    def summarize(self, k, v):
-        return vx.Summary(mean=k.mean("token"))
-
-    def score(self, q, page):
-        return vx.dot(q, page.mean, "dim").max("head")
-
-    def select(self, score):
-        return vx.top_k(score, tokens={budget}) | vx.sinks(1) | vx.recent(2)
-"""
 QWEN3 = {
     "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_act": "silu",
     "attention_bias": False, "rms_norm_eps": 1e-6, "rope_theta": 1e6, "torch_dtype": "bfloat16",
@@ -77,11 +60,6 @@ SHAPES: dict[str, dict[str, int]] = {
         "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 512,
     },
 }  # fmt: skip
-
-
-def say(**facts: Any) -> None:
-    """One result, for the parent and for whoever watches."""
-    print("RESULT " + json.dumps(facts), flush=True)
 
 
 # -- models and prompts ------------------------------------------
@@ -187,16 +165,16 @@ def equality(args: argparse.Namespace, scratch: Path) -> None:
     lengths = (150, 211, 300) if cpu else (2100, 3333, 6000)
     generated(made, [tokens(n, 500 + n, vocab) for n in lengths], 6)
     made.shutdown()
-    chosen_pages(scratch)
+    chosen_pages(Path(args.tapped))
 
 
-def chosen_pages(scratch: Path) -> None:
+def chosen_pages(tapped: Path) -> None:
     """Hold what the tap kept against the reference."""
     from vortex.exported import read_exported
     from vortex.serving.equality import Agreement, compare, read_choice
 
-    candidate = read_exported(scratch / "program.py").candidate
-    files = sorted((scratch / "tap").rglob("*.safetensors"))
+    candidate = read_exported(Path(os.environ["SGLANG_VORTEX_PROGRAM"])).candidate
+    files = sorted(tapped.rglob("*.safetensors"))
     total, lengths = Agreement(), set()
     for file in files:
         choice = read_choice(file)
@@ -259,114 +237,53 @@ def speed(args: argparse.Namespace, scratch: Path, *, backend: str = "vortex") -
 # -- the parent --------------------------------------------------
 
 
-def environment(args: argparse.Namespace, stage: str, scratch: Path) -> dict[str, str]:
-    """Of a stage: the plugin is found by a folder, as it would be once installed."""
-    facts = scratch / "plugin" / "vortex_search-0.dist-info"
-    facts.mkdir(parents=True)
-    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: vortex-search\nVersion: 0\n")
-    (facts / "entry_points.txt").write_text(
-        "[sglang.srt.plugins]\nvortex = vortex.serving.sglang.plugin:register\n"
-    )
+def stage_of(args: argparse.Namespace, name: str, prefill: str, scratch: Path) -> Stage:
+    """What runs a stage."""
     budget = 128 if args.device == "cpu" else 1024
-    (scratch / "program.py").write_text(PROGRAM.format(budget=budget))
-    path = [os.environ.get("PYTHONPATH", ""), str(ROOT), str(facts.parent)]
-    found = os.environ | {
-        "PYTHONPATH": os.pathsep.join(p for p in path if p), "HF_HUB_OFFLINE": "1",
-        "SGLANG_VORTEX_PROGRAM": str(args.program or scratch / "program.py"),
-        "SGLANG_VORTEX_SWITCH": str(scratch / "switch"),
-        "VORTEX_CACHE": str(scratch / "cache"),
-    }  # fmt: skip
-    if stage == "equality":
-        (scratch / "tap").mkdir()
-        found |= {"SGLANG_VORTEX_TAP": str(scratch / "tap"), "SGLANG_VORTEX_TAP_STEPS": "3"}
-    if args.device == "cpu":
-        found |= {"TRITON_INTERPRET": "1", "SGLANG_USE_CPU_ENGINE": "1",
-                  "SGLANG_VORTEX_INNER": "torch_native"}  # fmt: skip
-    return found
-
-
-def lines_of(process: subprocess.Popen[str], log: Path) -> Iterator[str]:
-    """Results of a stage, as they come; everything goes to its log."""
-    assert process.stdout is not None
-    with log.open("w") as file:
-        for line in process.stdout:
-            file.write(line)
-            file.flush()
-            if line.startswith("RESULT "):
-                yield line[7:]
+    program = args.program or centroid(budget, page=PAGE, more=args.policies)
+    tapped = {"SGLANG_VORTEX_TAP": str(scratch), "SGLANG_VORTEX_TAP_STEPS": "3"}
+    return Stage(
+        name, __file__,
+        ["--run", name, "--device", args.device, "--inner", args.inner, "--prefill", prefill,
+         "--tapped", str(scratch)],
+        program, tapped if name == "equality" else {},
+    )  # fmt: skip
 
 
 def main() -> None:
     """Run the stages."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--program", type=Path, help="serve this in the stage `speed`")
+    parser.add_argument("--program", type=Path, help="an export of pages of 16, to serve instead")
+    parser.add_argument("--policies", default="", help="a line for the program, as `reuse = ...`")
     parser.add_argument("--stages", default="equality,speed,plain")
     parser.add_argument("--seconds", type=float, default=185.0, help="for all stages together")
     parser.add_argument("--inner", default="fa3", help="what `plain` runs")
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "out")))
     parser.add_argument("--prefill", default="breakable", help="CUDA graphs of it in `equality`")
-    parser.add_argument("--run", help=argparse.SUPPRESS)
-    parser.add_argument("--scratch", type=Path, help=argparse.SUPPRESS)
+    for hidden in ("--run", "--scratch", "--tapped"):
+        parser.add_argument(hidden, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.run:
-        stages = {"equality": equality, "speed": speed}
-        if args.run == "plain":
-            speed(args, args.scratch, backend=args.inner)
+        backend = args.inner if args.run == "plain" else "vortex"
+        if args.run == "equality":
+            equality(args, Path(args.scratch))
         else:
-            stages[args.run](args, args.scratch)
+            speed(args, Path(args.scratch), backend=backend)
         return
     args.out.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
-
-    def left() -> float:
-        return args.seconds - (time.monotonic() - began)
-
-    for stage in args.stages.split(","):
-        if stage not in STAGES or left() < 20:
-            print(f"{stage}: left out", flush=True)
+    end = time.monotonic() + args.seconds
+    for name in args.stages.split(","):
+        if name not in STAGES or end - time.monotonic() < 20:
+            print(f"{name}: left out", flush=True)
             continue
-        done = run_stage(args, stage, left(), args.prefill)
-        if not done and stage == "equality" and args.prefill != "disabled" and left() > 60:
+        for prefill in dict.fromkeys((args.prefill, "disabled")):
+            tapped = Path(tempfile.mkdtemp(prefix="tap-"))
+            stage = stage_of(args, name, prefill, tapped)
+            done = run_stage(stage, args.out, end - time.monotonic(), args.device)
+            if len(done) > 1 or name != "equality" or end - time.monotonic() < 60:
+                break
             print("equality: again, without graphs of prefill", flush=True)
-            run_stage(args, stage, left(), "disabled")
-        print(f"{args.seconds - left():.0f} s so far", flush=True)
-
-
-def run_stage(args: argparse.Namespace, stage: str, seconds: float, prefill: str) -> bool:
-    """Run one in a process group of its own, killed after ``seconds``; whether it ended well."""
-    scratch = Path(tempfile.mkdtemp(prefix=f"{stage}-"))
-    process = subprocess.Popen(
-        [sys.executable, __file__, "--run", stage, "--scratch", str(scratch), "--device",
-         args.device, "--inner", args.inner, "--prefill", prefill],
-        env=environment(args, stage, scratch), stdout=subprocess.PIPE, text=True,
-        stderr=subprocess.STDOUT, start_new_session=True,
-    )  # fmt: skip
-    stopper = threading.Timer(seconds, os.killpg, (process.pid, signal.SIGKILL))
-    stopper.start()
-    log = args.out / f"{stage}.log"
-    try:
-        found = follow(process, stage, log, args.out)
-    finally:
-        stopper.cancel()
-    code, text = process.wait(), log.read_text(errors="replace")
-    print(f"{stage}: exit {code}, retractions {text.count('Retract requests')}", flush=True)
-    if code:
-        for line in text.splitlines()[-25:]:
-            print(f"{stage} | {line[:300]}", flush=True)
-        log.rename(log.with_suffix(f".{prefill}.failed.log"))
-    return code == 0 and len(found) > 1
-
-
-def follow(process: subprocess.Popen[str], stage: str, log: Path, out: Path) -> list[Any]:
-    """Print and keep results as they come."""
-    found = []
-    for text in lines_of(process, log):
-        print(f"{stage}: {text}", end="", flush=True)
-        found.append({"stage": stage} | json.loads(text))
-        with (out / "results.jsonl").open("a") as file:
-            file.write(json.dumps(found[-1]) + "\n")
-    return found
 
 
 if __name__ == "__main__":

@@ -7,12 +7,12 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from agent.commands.serve_eval_options import Options, above, kinds, lengths, points
 from vortex.errors import ExitCode, VortexError, printable
 from vortex.exported import read_exported
 from vortex.geometry import GEOMETRIES, Geometry, from_config, geometry
@@ -21,90 +21,10 @@ if TYPE_CHECKING:
     from evals.engine.engine import Engine, Mode
     from evals.engine.problems import Problem
     from evals.engine.report import EngineReport
-    from evals.engine.serving_throughput import Point
     from evals.engine.session import Wanted
 
 _SPARE = 64  # tokens of context beyond prompt and reply
 _UNKNOWN_VOCAB = 1000  # token numbers that every tokenizer has
-
-
-@dataclass(frozen=True)
-class Options:
-    """The command line, read."""
-
-    export: Path
-    model: str | None
-    weights: Path | None
-    problems: Path | None
-    ruler: tuple[str, ...]
-    lengths: tuple[int, ...]
-    count: int
-    samples: int
-    temperature: float
-    top_p: float
-    tokens: int
-    chat: bool
-    throughput: tuple[Point, ...]
-    pairs: int
-    rate: float | None
-    first_limit: float
-    gap_limit: float
-    url: str | None
-    full_url: str | None
-    served: str | None
-    full_backend: str | None
-    memory: float
-    at_once: int
-    seed: int
-
-
-def _bad(what: str, value: str, hint: str) -> VortexError:
-    return VortexError(f"{what}: cannot read '{printable(value, limit=40)}'", code="E907",
-                       hint=hint)  # fmt: skip
-
-
-def _points(_: click.Context, __: click.Parameter, value: str) -> tuple[Point, ...]:
-    """BATCHxCONTEXT, separated by commas.
-
-    Raises:
-        VortexError: E907.
-    """
-    from evals.engine.serving_throughput import Point
-
-    found = []
-    for part in filter(None, value.split(",")):
-        rows, _cross, context = part.strip().partition("x")
-        if not (rows.isdecimal() and context.isdecimal() and int(rows) and int(context)):
-            raise _bad("--throughput", part, "batch x context, as 16x32768,32x16384")
-        found.append(Point(int(rows), int(context)))
-    return tuple(dict.fromkeys(found))
-
-
-def _lengths(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...]:
-    parts = [x.strip() for x in value.split(",") if x.strip()]
-    if not parts or not all(x.isdecimal() and int(x) for x in parts):
-        raise _bad("--lengths", value, "numbers of tokens, as 4096,16384")
-    return tuple(dict.fromkeys(map(int, parts)))
-
-
-def _kinds(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]:
-    from evals.engine.generators import KINDS
-
-    kinds = tuple(x.strip() for x in value.split(",") if x.strip())
-    for kind in kinds:
-        if kind != "all" and kind not in KINDS:
-            raise VortexError(f"no generator is called '{printable(kind, limit=40)}'", code="E902",
-                              hint=f"all, or some of {', '.join(KINDS)}")  # fmt: skip
-    return tuple(KINDS) if "all" in kinds else kinds
-
-
-def _above(least: float) -> Callable[[click.Context, click.Parameter, Any], Any]:
-    def check(_: click.Context, parameter: click.Parameter, value: Any) -> Any:
-        if value is not None and not value > least:
-            raise _bad(parameter.opts[0], str(value), f"a number above {least:g}")
-        return value
-
-    return check
 
 
 @click.command("serve-eval")
@@ -113,34 +33,36 @@ def _above(least: float) -> Callable[[click.Context, click.Parameter, Any], Any]
 @click.option("--weights", type=click.Path(path_type=Path),
               help="A real checkpoint; without, random weights and timing only.")  # fmt: skip
 @click.option("--problems", type=click.Path(path_type=Path), help="JSONL of problems to ask.")
-@click.option("--ruler", default="", callback=_kinds, help="Generated problems: kinds, or all.")
-@click.option("--lengths", default="4096", show_default=True, callback=_lengths,
+@click.option("--ruler", default="", callback=kinds, help="Generated problems: kinds, or all.")
+@click.option("--lengths", default="4096", show_default=True, callback=lengths,
               help="Of generated prompts, in tokens.")  # fmt: skip
-@click.option("--count", default=20, show_default=True, callback=_above(0),
+@click.option("--count", default=20, show_default=True, callback=above(0),
               help="Generated problems of each kind and length.")  # fmt: skip
-@click.option("--k", "samples", default=1, show_default=True, callback=_above(0),
+@click.option("--k", "samples", default=1, show_default=True, callback=above(0),
               help="Samples of each problem.")  # fmt: skip
-@click.option("--temperature", type=float, callback=_above(-1e-9),
+@click.option("--temperature", type=float, callback=above(-1e-9),
               help="[default: 0, or 0.6 with several samples]")  # fmt: skip
-@click.option("--top-p", default=0.95, show_default=True, callback=_above(0))
-@click.option("--max-new", "tokens", default=256, show_default=True, callback=_above(0),
+@click.option("--top-p", default=0.95, show_default=True, callback=above(0))
+@click.option("--max-new", "tokens", default=256, show_default=True, callback=above(0),
               help="Tokens of an answer.")  # fmt: skip
 @click.option("--chat", is_flag=True, help="Ask in the model's chat format.")
-@click.option("--throughput", default="", callback=_points, help="Loads to time: 16x32768,...")
-@click.option("--pairs", default=4, show_default=True, callback=_above(0))
-@click.option("--rate", type=float, callback=_above(0),
+@click.option("--throughput", default="", callback=points, help="Loads to time: 16x32768,...")
+@click.option("--pairs", default=4, show_default=True, callback=above(0))
+@click.option("--rate", type=float, callback=above(0),
               help="Requests/s, by a Poisson process.")  # fmt: skip
-@click.option("--first-limit", default=10.0, show_default=True, callback=_above(0),
+@click.option("--first-limit", default=10.0, show_default=True, callback=above(0),
               help="Seconds to the first token of a good request.")  # fmt: skip
-@click.option("--gap-limit", default=0.05, show_default=True, callback=_above(0),
+@click.option("--gap-limit", default=0.05, show_default=True, callback=above(0),
               help="Seconds between its tokens, 95th percentile.")  # fmt: skip
 @click.option("--url", help="A server that runs the program, instead of an engine here.")
 @click.option("--full-url", help="A server of the same model with full attention.")
 @click.option("--served", help="The model's name at the servers.  [default: the first listed]")
 @click.option("--full-backend", help="Full attention in an engine of its own with this backend.")
-@click.option("--memory", default=0.8, show_default=True, callback=_above(0),
+@click.option("--local", is_flag=True,
+              help="Answers of --weights by our own executor, without an engine.")  # fmt: skip
+@click.option("--memory", default=0.8, show_default=True, callback=above(0),
               help="Share of the device for weights and cache, the same for both.")  # fmt: skip
-@click.option("--at-once", default=16, show_default=True, callback=_above(0))
+@click.option("--at-once", default=16, show_default=True, callback=above(0))
 @click.option("--seed", default=0, show_default=True)
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("serve-eval"),
               show_default=True)  # fmt: skip
@@ -283,6 +205,8 @@ def _rounds(options: Options, wanted: Wanted, scratch: Path) -> Rounds:
     Raises:
         VortexError: E906, options that do not go together.
     """
+    if options.local:
+        return [lambda: [_local(options)]]
     if options.url or options.full_url:
         return [lambda: _servers(options)]
     if not _source(options):
@@ -300,6 +224,18 @@ def _rounds(options: Options, wanted: Wanted, scratch: Path) -> Rounds:
 
     plain = replace(setup, export=None, backend=options.full_backend)
     return [lambda: [SGLangEngine(plain)], lambda: [_sparse_only(SGLangEngine(setup))]]
+
+
+def _local(options: Options) -> Engine:
+    if options.weights is None or options.throughput or options.url or options.full_url:
+        raise VortexError(
+            "--local gives answers of --weights alone: no speed, no server", code="E906",
+            hint="--local --weights CHECKPOINT with --ruler or --problems",
+        )  # fmt: skip
+    from evals.engine.local_engine import LocalEngine
+
+    candidate = read_exported(options.export).candidate
+    return LocalEngine(options.weights.expanduser(), candidate)
 
 
 def _sparse_only(engine: Any) -> Any:
@@ -335,7 +271,7 @@ def _folder(options: Options, wanted: Wanted, scratch: Path) -> Path:
     """The folder that the engine loads.
 
     Raises:
-        VortexError: E401 or E404, no such model; E906, a name whose shape is not enough.
+        VortexError: E401 or E404, no such model.
     """
     from evals.engine.shapes import shape_folder
 
@@ -355,7 +291,7 @@ def _folder(options: Options, wanted: Wanted, scratch: Path) -> Path:
     longest = max(
         [p.context + wanted.plan.many for p in wanted.points] + list(options.lengths)
     ) + _SPARE  # fmt: skip
-    return shape_folder(named, scratch / named.name, longest)
+    return shape_folder(named.name, scratch / named.name, longest)
 
 
 def _write(path: Path, text: str) -> None:

@@ -3,40 +3,52 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from vortex.errors import VortexError
-from vortex.geometry import Geometry
+from vortex.known_models import KNOWN
 
 _MARGIN = 256  # tokens beyond what is asked for
+_COMMON: Mapping[str, Any] = {
+    "hidden_act": "silu", "attention_bias": False, "rms_norm_eps": 1e-6, "rope_theta": 1e6,
+    "rope_scaling": None, "torch_dtype": "bfloat16", "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+# What engines read besides the shape, by model_type: the kind of routing decides what runs.
+_MORE: Mapping[str, Mapping[str, Any]] = {
+    "llama": {"architectures": ["LlamaForCausalLM"]},
+    "qwen3": {"architectures": ["Qwen3ForCausalLM"]},
+    "glm4_moe_lite": {
+        "architectures": ["Glm4MoeLiteForCausalLM"], "topk_method": "noaux_tc",
+        "norm_topk_prob": True, "n_group": 1, "topk_group": 1, "routed_scaling_factor": 1.8,
+        "partial_rotary_factor": 1.0, "num_nextn_predict_layers": 1, "num_key_value_heads": 20,
+    },
+    "minimax_m2": {
+        "architectures": ["MiniMaxM2ForCausalLM"], "scoring_func": "sigmoid",
+        "use_routing_bias": True, "use_qk_norm": True, "qk_norm_type": "per_layer",
+        "rotary_dim": 64, "partial_rotary_factor": 0.5, "shared_intermediate_size": 0,
+    },
+}  # fmt: skip
 
 
-def shape_folder(shape: Geometry, folder: Path, longest: int) -> Path:
-    """Write a config.json of the shape; timing only, since norms and the like are guessed.
+def shape_folder(name: str, folder: Path, longest: int, *, layers: int | None = None) -> Path:
+    """Write a config.json of a known model's shape, bf16; timing only, since norms and the like are
+    guessed.
 
     Args:
+        name: of the model, see ``vortex.geometry.GEOMETRIES``.
         longest: tokens of the longest sequence.
-
-    Raises:
-        VortexError: E906, the shape has experts or a latent cache: its own config.json is needed.
+        layers: the first so many of them, where the whole model does not fit.
     """
-    if shape.kind != "gqa" or shape.experts is not None:
-        raise VortexError(
-            f"the shape of {shape.name} alone does not say enough to run it", code="E906",
-            hint="--model FOLDER with the model's own config.json",
-        )  # fmt: skip
-    qwen = shape.name.startswith("qwen3")
-    config = {
-        "architectures": ["Qwen3ForCausalLM" if qwen else "LlamaForCausalLM"],
-        "model_type": "qwen3" if qwen else "llama", "hidden_act": "silu", "attention_bias": False,
-        "rms_norm_eps": 1e-6, "rope_theta": 1e6, "torch_dtype": "bfloat16", "bos_token_id": 1,
-        "eos_token_id": 2, "tie_word_embeddings": shape.embedding_bytes == 0,
-        "hidden_size": shape.hidden, "intermediate_size": shape.intermediate,
-        "num_hidden_layers": shape.layers, "num_attention_heads": shape.heads,
-        "num_key_value_heads": shape.kv_heads, "head_dim": shape.head_dim,
-        "vocab_size": shape.vocab,
-        "max_position_embeddings": max(shape.max_context, longest + _MARGIN),
-    }  # fmt: skip
+    figures = dict(KNOWN[name][1])
+    figures.pop("quantization_config", None)
+    if name.startswith("qwen3"):
+        figures["model_type"] = "qwen3"
+    config = {**_COMMON, **_MORE[figures["model_type"]], **figures}
+    config["max_position_embeddings"] = max(figures["max_position_embeddings"], longest + _MARGIN)
+    config["num_hidden_layers"] = layers or figures["num_hidden_layers"]
+    if config["model_type"] == "minimax_m2":
+        config["attn_type_list"] = [1] * config["num_hidden_layers"]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return folder

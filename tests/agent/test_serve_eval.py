@@ -14,6 +14,8 @@ from click.testing import CliRunner, Result
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from agent.cli import main
+from evals.models.write_folder import gguf_to_folder
+from tests.evals.test_write_folder import small_gguf
 from tests.openai_server import TinyServer
 
 PROGRAM = """import vortex as vx
@@ -143,7 +145,6 @@ def test_a_point_without_the_right_outputs_ends_in_1_and_says_why(
         (("--problems", "/absent"), "E901"),
         (("--throughput", "1x10", "--model", "no-such"), "E401"),
         (("--throughput", "1x10", "--weights", "/absent"), "E404"),
-        (("--throughput", "1x10", "--model", "glm-4.7-flash"), "E906"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_message(
@@ -206,3 +207,31 @@ def test_with_the_engine_here_both_ways_of_full_attention_are_set_up(
     assert switch.export == sparse.export == program and plain.export is None
     assert plain.backend == "fa3" and {s.memory for s in setups} == {0.8}
     assert {s.page_size for s in setups} == {16} and not any(s.weights for s in setups)
+
+
+def test_answers_without_an_engine_come_from_our_own_executor(
+    tmp_path: Path, program: Path
+) -> None:
+    gguf_to_folder(str(small_gguf(tmp_path / "m.gguf", "llama")), tmp_path / "model")
+    problems = tmp_path / "p.jsonl"
+    lines = [{"id": f"{i}", "prompt": "he" * 8, "answer": "A", "scorer": "contains"}
+             for i in range(2)]  # fmt: skip
+    problems.write_text("\n".join(map(json.dumps, lines)))
+    local = (program, "--local", "--weights", tmp_path / "model", "-o", tmp_path / "o")
+    result = run(*local, "--problems", problems, "--max-new", 8, "--json")
+    assert result.exit_code == 0, result.output
+    data = json.loads(result.stdout)
+    assert set(data["engines"]) == {"full", "sparse"}
+    assert "own executor" in data["engines"]["sparse"]["engine"]
+    values = {(f["metric"]["name"], f["mode"]): f["metric"]["value"] for f in data["figures"]}
+    assert values["mean@1_difference", "sparse - full"] == 0  # the budget covers the prompt
+    assert values["reply_tokens", "full"] <= 8
+
+
+@pytest.mark.parametrize("more", [("--throughput", "2x40"), ("--url", "http://127.0.0.1:9/v1")])
+def test_our_own_executor_gives_no_speed_and_no_server(
+    tmp_path: Path, program: Path, folder: Path, more: tuple[str, str]
+) -> None:
+    result = run(program, "--local", "--weights", folder, "--ruler", "needle", *more,
+                 "-o", tmp_path / "o")  # fmt: skip
+    assert code(result) == "E906"
