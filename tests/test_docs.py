@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import shlex
 from pathlib import Path
 
+import click
 import pytest
 import torch
 
+from agent.cli import main
 from runs.records import RunConfig
 from search_spaces.block_topk import library
 from vortex import compile_text
@@ -77,3 +81,42 @@ def test_what_the_tutorial_says_a_program_costs_is_what_it_costs() -> None:
 def test_every_algorithm_has_its_row() -> None:
     table = (ROOT / "docs" / "algorithms.md").read_text(encoding="utf-8")
     assert all(f"| [{program.name}](" in table for program in library())
+
+
+def command_lines() -> list[tuple[str, str]]:
+    """Lines of shell blocks that call our command, with the document that has them."""
+    found = []
+    for path in (*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"):
+        text = path.read_text(encoding="utf-8")
+        blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+        blocks += re.findall(r"(?:^    \S.*\n)+", text, re.MULTILINE)
+        lines = re.findall(r"^ *(?:\w+=\S+ +)*vortex-search .*$", "".join(blocks), re.MULTILINE)
+        for part in (p for line in lines for p in line.split("&&")):
+            if "vortex-search " in part:
+                found.append((path.name, part.split("vortex-search ", 1)[1]))
+    return found
+
+
+@pytest.mark.parametrize(("document", "line"), command_lines())
+def test_commands_that_documents_show_are_read_by_the_command_line(
+    document: str, line: str
+) -> None:
+    """Options exist and their values parse; nothing is run."""
+    words = shlex.split(re.sub(r"[\[(].*?[\])]|\.\.\.", "", line), comments=True)
+    words = [w for w in words if w not in ("&", ">", "2>&1")]
+    name, command = words[0], main.get_command(click.Context(main), words[0])
+    assert command is not None, f"{document}: no command {name}"
+    rest = words[1:]
+    if isinstance(command, click.Group):
+        command, rest = command.get_command(click.Context(command), rest[0]), rest[1:]
+        assert command is not None
+    with contextlib.suppress(click.exceptions.Exit):  # --help
+        command.make_context(name, rest, parent=click.Context(main))
+
+
+def test_the_way_from_search_to_server_is_shown_whole() -> None:
+    shown = [line.split()[0] for document, line in command_lines()
+             if document == "from-search-to-server.md"]  # fmt: skip
+    assert [*dict.fromkeys(shown)] == [
+        "models", "start", "leaderboard", "seal", "export", "verify", "serve-eval",
+    ]  # fmt: skip

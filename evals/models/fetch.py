@@ -11,8 +11,6 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from platformdirs import user_cache_path
-
 from evals.models.gguf_file import file_digest
 from vortex.errors import ExitCode, VortexError
 
@@ -44,7 +42,11 @@ NAMES = (*PACKAGED, *DERIVED)
 def cache_dir() -> Path:
     """Where models and prefilled contexts are kept: ``VORTEX_CACHE``, else the user's cache."""
     named = os.environ.get("VORTEX_CACHE")
-    return Path(named) if named else user_cache_path("vortex-search")
+    if named:
+        return Path(named)
+    from platformdirs import user_cache_path
+
+    return user_cache_path("vortex-search")
 
 
 def cached_path(name: str) -> Path:
