@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
 from runs.board import Board, Row
-from vortex.exported import unservable
 from vortex.geometry import Geometry
 from vortex.ir import Candidate
 
@@ -47,10 +46,12 @@ def serving_files(
     Args:
         geometry: of the run's target; None: it is not on this machine.
     """
+    from vortex.triton.launches import unservable
+
     serve = {"serve.sh": _SERVE.format(page=engine_page(candidate, geometry))}
     return {
         **_kernels(candidate, geometry),
-        **({} if unservable(candidate) else serve),
+        **({} if unservable(candidate, geometry) else serve),
         "verify.py": _VERIFY,
         "evidence.json": json.dumps(_evidence(row, board, candidate), indent=2) + "\n",
     }

@@ -114,8 +114,3 @@ def _text(path: Path) -> str:
 
 def _damaged(path: Path, why: str) -> VortexError:
     return VortexError(f"{path} is damaged: {why}", code="E802", hint="export it again")
-
-
-def unservable(candidate: Candidate) -> str:
-    """Why no engine can serve a program yet; '' where one can."""
-    return "it keeps states for each request (vx.state)" if candidate.states else ""

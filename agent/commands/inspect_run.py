@@ -27,7 +27,6 @@ from runs.serving import serving_files
 from runs.store import Store
 from vortex.compile import compile_text
 from vortex.errors import VortexError, printable
-from vortex.exported import unservable
 from vortex.geometry import geometry
 from vortex.ir import graph_text
 
@@ -186,7 +185,9 @@ def export_command(
     more = serving_files(row, board, bound, target)
     export(row, board, canonical, out, force=force, more=more)
     click.echo(f"candidate {row.id} {printable(row.name)} is in {out}", err=True)
-    why = unservable(bound)
+    from vortex.triton.launches import unservable
+
+    why = unservable(bound, target)
     if why:
         click.echo(f"note: no engine can serve it yet: {why}; --id takes another", err=True)
 

@@ -17,7 +17,7 @@ import torch
 
 from evals.parity import Shape, disagreement
 from vortex.errors import ExitCode, VortexError, printable
-from vortex.exported import mismatches, read_exported, unservable
+from vortex.exported import mismatches, read_exported
 from vortex.geometry import Geometry, geometry
 from vortex.ir import Candidate
 
@@ -84,9 +84,11 @@ def _checks(
     problem = disagreement(candidate, shape, seed=1)
     agree = f"the CPU backend and the reference agree (heads of {model.name})"
     yield Check("parity", "failed" if problem else "ok", problem or agree)
-    why = unservable(candidate)
+    from vortex.triton.launches import unservable
+
+    why = unservable(candidate, model)
     yield Check("serving", "failed" if why else "ok", f"it cannot be served yet: {why}" if why
-                else "nothing of it must live with a request")  # fmt: skip
+                else "every part has a kernel")  # fmt: skip
     if why:
         return
     yield _kernels(candidate, model)

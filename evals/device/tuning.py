@@ -23,7 +23,8 @@ from vortex.geometry import Geometry
 from vortex.ir import Candidate
 from vortex.schedule import AttendSchedule, Schedule, ScoreSchedule
 from vortex.triton.attend import Workspace, attend
-from vortex.triton.backend import Buffers, route
+from vortex.triton.backend import route
+from vortex.triton.buffers import Buffers
 from vortex.triton.choose import KernelChooser, Pool, Setting
 from vortex.triton.schedules import StepShape, Tuned, by_rule
 from vortex.workload import Workload

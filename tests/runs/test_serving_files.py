@@ -13,9 +13,10 @@ from runs.export import export
 from runs.serving import engine_page, serving_files
 from tests.runs.synthetic import board, row
 from vortex.compile import compile_text
-from vortex.exported import mismatches, read_exported, unservable
+from vortex.exported import mismatches, read_exported
 from vortex.geometry import GEOMETRIES
 from vortex.ir import Candidate
+from vortex.triton.launches import unservable
 
 SEEDS = Path(__file__).resolve().parents[2] / "search_spaces" / "block_topk" / "seeds"
 TEXT = (SEEDS / "quest.py").read_text()
@@ -78,8 +79,11 @@ def test_an_export_for_an_unknown_target_has_all_but_kernels() -> None:
 def test_what_no_engine_can_serve_brings_no_start_script() -> None:
     text = TEXT.replace("    page_size", "    heat = vx.state(init=0.0)\n    page_size", 1)
     text = text.replace('.max("head")', '.max("head") + page.heat')
-    text += "\n    def update(self, page, mass):\n        return vx.State(heat=page.heat + mass)\n"
-    candidate = compile_text(text, {})
-    assert unservable(candidate) and not unservable(compile_text(TEXT, {}))
-    files = serving_files(ROW, board(ROW), candidate, GQA)
-    assert "serve.sh" not in files and "verify.py" in files
+    text += "\n    def update(self, page, mass):\n        return vx.State(heat={})\n"
+    read = 'page.lo.sum("dim") + mass'
+    for more, served in (("page.heat + mass", True), (read, False)):
+        candidate = compile_text(text.format(more), {})
+        assert (unservable(candidate, GQA) == "") == served
+        files = serving_files(ROW, board(ROW), candidate, GQA)
+        assert ("serve.sh" in files) == served and "verify.py" in files
+    assert not unservable(compile_text(TEXT, {}), GQA) and not unservable(candidate, None)

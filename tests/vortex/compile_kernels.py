@@ -16,10 +16,12 @@ from vortex.compile import compile_text
 from vortex.ir import Candidate
 from vortex.triton.arrays import Shapes, Stored
 from vortex.triton.attend import _attend
+from vortex.triton.mass import _page_mass
 from vortex.triton.module import load_module
 from vortex.triton.scoring import scoring
 from vortex.triton.select import relist
 from vortex.triton.summaries import summaries
+from vortex.triton.updates import updates
 
 SPACE = Path(__file__).resolve().parents[2] / "search_spaces" / "block_topk"
 GQA = Shapes(2, 128, 128, (0, 128), 28, (128, 128))
@@ -33,7 +35,7 @@ POINTERS = {
     "table": "*i32", "lengths": "*i32", "counter": "*i32", "pages": "*i32", "counts": "*i32",
     "scratch": "*fp32", "lse": "*fp32", "k_scale": "*fp32", "v_scale": "*fp32",
     "partial": "*fp32", "stats": "*fp32", "scale": "fp32", "picks": "*u8",
-    "slots": "*i32", "ranks": "*i32",
+    "slots": "*i32", "ranks": "*i32", "places": "*i32", "mass": "*fp32",
 }  # fmt: skip
 
 
@@ -77,8 +79,17 @@ def main() -> None:
             "MATRIX": tl.bfloat16, "ROWS": heads if latent else 2, "PARTS": 4, "CHUNK": 128,
         }))  # fmt: skip
         return
+    if name == "mass":
+        first = 512 if kind == "mla" else 128
+        print(compiled(_page_mass, {
+            "SIZE": 16, "RATIO": 1, "GROUP": shapes.group, "HEADS": 32 if kind == "mla" else 16,
+            "FIRST": first, "MAIN": first, "REST": shapes.dim - first,
+            "EXTRA": 64 if kind == "mla" else 0, "SCALED": False, "MATRIX": tl.bfloat16,
+            "BLOCK": 32 if kind == "mla" else 64,
+        }))  # fmt: skip
+        return
     if name == "relist":
-        sizes = {"SIZE": 16, "SINKS": 1, "RECENT": 2, "PAGES": 2048}
+        sizes = {"SIZE": 16, "SINKS": 1, "RECENT": 2, "PLACED": True, "PAGES": 2048}
         print(compiled(relist, sizes))
         return
     drawn = candidate(name, dtype)
@@ -87,6 +98,12 @@ def main() -> None:
         "CHANNELS": score.channels, "BLOCK": 32, "PAGES": 2048, "MATRIX": tl.bfloat16,
         "SCORES": score.chooses, "CHOOSES": True,
     }, score.arrays))  # fmt: skip
+    if drawn.states:
+        changed = updates(drawn, shapes)
+        states = tuple(Stored(name, {}, "fp32", "slot") for name in changed.states)
+        print(compiled(load_module(changed.text).update, {
+            "CHANNELS": changed.channels, "PAGES": 2048,
+        }, states))  # fmt: skip
     if drawn.fields:
         kept = summaries(drawn, shapes)
         numbers = [Stored(m.name, {}, "fp32", "all") for m in kept.matrices]

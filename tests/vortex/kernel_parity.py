@@ -17,7 +17,6 @@ from vortex.storage import INT_MAX
 from vortex.triton.arrays import Shapes, Stored
 from vortex.triton.attend import Cache
 from vortex.triton.backend import (
-    Buffers,
     Fields,
     Kernels,
     attend_chosen,
@@ -25,6 +24,7 @@ from vortex.triton.backend import (
     route,
     summarise_pages,
 )
+from vortex.triton.buffers import Buffers
 from vortex.triton.runtime import interpreted
 
 SMALL = Schedule(

@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
         ("attend", "bf16", "gqa"), ("attend", "bf16", "mla"), ("quest", "bf16", "gqa"),
         ("quest", "fp8", "mla"), ("sub_centroids", "int4", "gqa"), ("relist", "", "gqa"),
         ("drawn6", "", "gqa"), ("hash_attention", "int4", "gqa"), ("snap_kv", "", "gqa"),
-        ("hshare", "bf16", "gqa"),
+        ("hshare", "bf16", "gqa"), ("attention_ema", "bf16", "gqa"), ("mass", "", "gqa"),
+        ("mass", "", "mla"),
     ],
 )  # fmt: skip
 def test_kernels_compile_for_hopper(name: str, dtype: str, kind: str) -> None:

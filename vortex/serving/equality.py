@@ -54,10 +54,13 @@ class Agreement:
         )  # fmt: skip
 
 
-def compare(candidate: Candidate, choice: Choice, *, slack: float = 4e-3) -> Agreement:
+def compare(
+    candidate: Candidate, choice: Choice, *, slack: float = 4e-3, decoder: Decoder | None = None
+) -> Agreement:  # fmt: skip
     """Hold a choice against the reference executor.
 
     Args:
+        decoder: that saw the request's steps before, where a program has states.
         slack: rounding, as a share of the largest score: fields are rounded from float32 sums whose
             order differs, and a page of almost the same score may change places with another.
     """
@@ -66,11 +69,7 @@ def compare(candidate: Candidate, choice: Choice, *, slack: float = 4e-3) -> Agr
         x.transpose(0, 1).flatten(1, 2)[:, : choice.length].float() for x in (choice.k, choice.v)
     )
     q = choice.q.float().view(kv_heads, -1, choice.q.shape[-1])
-    decoder = Decoder(
-        candidate, scale=choice.scale, context=choice.length, workload_context=choice.length,
-        layers=choice.layers, rope=choice.rope,
-    )  # fmt: skip
-    decoder.anchors = {choice.layer: choice.layer}
+    decoder = decoder or decoder_of(candidate, choice)
     wanted = decoder.pages(choice.layer, q, k, v)
     ranked = decoder.ranked.get(choice.layer, [{} for _ in wanted])
     total = Agreement()
@@ -79,6 +78,16 @@ def compare(candidate: Candidate, choice: Choice, *, slack: float = 4e-3) -> Agr
         near = {p for p in odd if _excused(p, set(got), want, list(scores.values()), slack)}
         total = total.plus(Agreement(1, len(want), len(near), len(odd - near)))
     return total
+
+
+def decoder_of(candidate: Candidate, choice: Choice) -> Decoder:
+    """The reference executor of one layer, which ranks there."""
+    decoder = Decoder(
+        candidate, scale=choice.scale, context=choice.length, workload_context=choice.length,
+        layers=choice.layers, rope=choice.rope,
+    )  # fmt: skip
+    decoder.anchors = {choice.layer: choice.layer}
+    return decoder
 
 
 def _excused(

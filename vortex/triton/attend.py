@@ -19,7 +19,7 @@ LOG2E = 1.4426950408889634
 
 
 @triton.jit
-def _columns(at, columns, rows, WIDTH: tl.constexpr, LIMIT: tl.constexpr):
+def columns_of(at, columns, rows, WIDTH: tl.constexpr, LIMIT: tl.constexpr):
     """Columns below LIMIT of the rows wanted; no mask on columns where all are."""
     if WIDTH == LIMIT:
         return tl.load(at + columns[None, :], mask=rows, other=0.0)
@@ -153,7 +153,7 @@ def _attend(
     heads, main, columns = tl.arange(0, HEADS), tl.arange(0, MAIN), tl.arange(0, VPAD)
     at_q = q + row * q_row + (head * GROUP + heads[:, None]) * q_head
     real = heads[:, None] < GROUP
-    query = _columns(at_q, main, real, MAIN, FIRST).to(MATRIX)
+    query = columns_of(at_q, main, real, MAIN, FIRST).to(MATRIX)
     if TRANSPOSED:
         query = tl.trans(query)
         sums = tl.zeros((VPAD, HEADS), tl.float32)
@@ -161,7 +161,7 @@ def _attend(
         sums = tl.zeros((HEADS, VPAD), tl.float32)
     if EXTRA > 0:
         extra = tl.arange(0, EXTRA)
-        more = _columns(at_q + FIRST, extra, real, EXTRA, REST).to(MATRIX)
+        more = columns_of(at_q + FIRST, extra, real, EXTRA, REST).to(MATRIX)
         if TRANSPOSED:
             more = tl.trans(more)
     factor = scale
@@ -189,13 +189,13 @@ def _attend(
             slot += (page % RATIO).to(tl.int32) * SIZE
             page = page // RATIO
         at_k = k + (page * k_page + head * k_head + slot * k_token)[:, None]
-        keys = _columns(at_k, main, inside[:, None], MAIN, FIRST).to(MATRIX)
+        keys = columns_of(at_k, main, inside[:, None], MAIN, FIRST).to(MATRIX)
         if TRANSPOSED:
             logits = tl.dot(keys, query)
         else:
             logits = tl.dot(query, tl.trans(keys))
         if EXTRA > 0:
-            others = _columns(at_k + FIRST, extra, inside[:, None], EXTRA, REST).to(MATRIX)
+            others = columns_of(at_k + FIRST, extra, inside[:, None], EXTRA, REST).to(MATRIX)
             if TRANSPOSED:
                 logits = tl.dot(others, more, logits)
             else:
@@ -217,7 +217,7 @@ def _attend(
             values = keys
         else:
             at_v = v + (page * v_page + head * v_head + slot * v_token)[:, None]
-            values = _columns(at_v, columns, inside[:, None], VPAD, VDIM).to(MATRIX)
+            values = columns_of(at_v, columns, inside[:, None], VPAD, VDIM).to(MATRIX)
         if TRANSPOSED:
             sums = tl.dot(tl.trans(values), weights.to(MATRIX), sums * shrink[None, :])
         else:
@@ -329,7 +329,7 @@ def attend(
     rows, heads, dim = q.shape
     kv_heads, own_size = cache.k.shape[1:3]
     vdim = cache.v.shape[-1]
-    first = vdim if cache.latent else _first_run(dim)
+    first = vdim if cache.latent else first_run(dim)
     parts = 1 << (schedule.splits - 1).bit_length()
     rows_of = 1 << (heads // kv_heads - 1).bit_length()
     group, per_head, none = heads // kv_heads, pages.dim() == 3, workspace.stats
@@ -352,7 +352,7 @@ def attend(
     )  # fmt: skip
 
 
-def _first_run(dim: int) -> int:
+def first_run(dim: int) -> int:
     """Columns of the first tile: all, unless two tiles of powers of two waste less."""
     half = padded(dim) // 2
     return half if padded(dim) > dim and 16 <= half < dim else dim

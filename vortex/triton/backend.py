@@ -16,13 +16,16 @@ from vortex.named import Named, Run, named
 from vortex.plan import Scaling, plan_of, reserved_counts
 from vortex.schedule import Schedule, padded
 from vortex.triton.arrays import Shapes, Stored
-from vortex.triton.attend import Cache, Workspace, attend
+from vortex.triton.attend import Cache, attend
+from vortex.triton.buffers import Buffers
+from vortex.triton.mass import add_mass
 from vortex.triton.module import load_module
 from vortex.triton.project import Matrix
 from vortex.triton.runtime import matrix_type
 from vortex.triton.scoring import Scoring, scoring
 from vortex.triton.select import relist
 from vortex.triton.summaries import Summaries, summaries
+from vortex.triton.updates import Updates, updates
 
 MOST_PAGES = 16384
 _TYPES = {
@@ -36,8 +39,8 @@ class Kernels:
 
     Attributes:
         everything: full attention: nothing is routed.
-        scoring, summaries: generated kernels and their texts.
-        route, append, summarise: the launches.
+        scoring, summaries, updates: generated kernels and their texts.
+        route, append, summarise, update: the launches.
     """
 
     candidate: Candidate
@@ -45,9 +48,19 @@ class Kernels:
     everything: bool
     scoring: Scoring | None
     summaries: Summaries | None
+    updates: Updates | None = None
     route: Any = None
     append: Any = None
     summarise: Any = None
+    update: Any = None
+
+    @property
+    def channels(self) -> int:
+        """Float32 numbers per page of scratch memory."""
+        return max(
+            self.scoring.channels if self.scoring else 0,
+            self.updates.channels if self.updates else 0,
+        )
 
 
 def kernels(candidate: Candidate, shapes: Shapes) -> Kernels:
@@ -59,11 +72,13 @@ def kernels(candidate: Candidate, shapes: Shapes) -> Kernels:
     everything = plan_of(candidate.select).everything
     made = None if everything else scoring(candidate, shapes)
     kept = summaries(candidate, shapes) if candidate.fields and not everything else None
+    changed = updates(candidate, shapes) if made and made.states else None
     route = load_module(made.text).route if made else None
     module = load_module(kept.text) if kept else None
     return Kernels(
-        candidate, shapes, everything, made, kept, route,
+        candidate, shapes, everything, made, kept, changed, route,
         module.append if module else None, module.summarise if module else None,
+        load_module(changed.text).update if changed else None,
     )  # fmt: skip
 
 
@@ -75,7 +90,7 @@ class Fields:
         arrays: fields of its pages: data and, where the type has them, scales.
         matrices: float32, what the summary kernel multiplies by, in the order of its arguments.
         rows: what the scoring kernel takes besides: ``factorI``, its matrices; ``stateI``, float32
-            ``[row, kv_head, page]``, which the caller updates after attention; ``picks``, uint8
+            ``[slot, kv_head, page]``, all of them where the kernel reads one; ``picks``, uint8
             ``[slot, kv_head, byte]``, what the last ranking picked, a bit for each page
             (Scoring.keeps).
     """
@@ -129,51 +144,6 @@ class Fields:
             if array.scaled:
                 arrays[f"{array.name}_scale"] = torch.empty(pages * kv_heads, device=device)
         return Fields(arrays)
-
-
-@dataclass(frozen=True, slots=True)
-class Buffers:
-    """Memory of a step, allocated once; every layer of a step may use the same.
-
-    Attributes:
-        pages: int32 ``[row, kv_head, slot]``, chosen physical pages; counts: how many.
-        scratch: float32, what scoring keeps per page.
-        counter: int32, zero between launches.
-        workspace, full_workspace: of attention over lists, and over everything.
-        slots: int32 ``[row]``, where the picks of a row are kept.
-        ranks: int32 ``[row]``, 0 where a row lists again what was picked (Scoring.keeps).
-    """
-
-    pages: Tensor
-    counts: Tensor
-    scratch: Tensor
-    counter: Tensor
-    workspace: Workspace
-    full_workspace: Workspace
-    slots: Tensor
-    ranks: Tensor
-
-    @staticmethod
-    def of(
-        k: Kernels, schedule: Schedule, rows: int, kv_heads: int, width: int, device: torch.device
-    ) -> Buffers:
-        """Room for ``rows`` sequences of at most ``width`` pages."""
-        heads = kv_heads * k.shapes.group
-        channels = k.scoring.channels if k.scoring else 0
-        work, full = (
-            Workspace.of(rows, heads, k.shapes.vdim, s.splits, device)
-            for s in (schedule.attend, schedule.full)
-        )
-        return Buffers(
-            torch.zeros(rows, kv_heads, width, dtype=torch.int32, device=device),
-            torch.zeros(rows, kv_heads, dtype=torch.int32, device=device),
-            torch.empty(max(1, rows * kv_heads * channels * width), device=device),
-            torch.zeros(rows * kv_heads, dtype=torch.int32, device=device),
-            work,
-            full,
-            torch.arange(rows, dtype=torch.int32, device=device),
-            torch.ones(rows, dtype=torch.int32, device=device),
-        )
 
 
 def summarise_pages(
@@ -239,7 +209,9 @@ def route(
         arrays.append(own[array.name])
         if array.scaled:
             arrays.append(own[f"{array.name}_scale"])
-    kept = (buffers.slots, buffers.ranks) if made.keeps else ()
+    kept = [buffers.slots] if made.keeps or made.states else []
+    kept += [buffers.ranks] if made.keeps else []
+    kept += [buffers.followed.places] if made.states and buffers.followed else []
     shape = schedule.score
     joined = shape.joined and made.chooses
     scores = scores and made.chooses
@@ -278,10 +250,12 @@ def route_again(
     plan, size = plan_of(k.candidate.select), k.candidate.page_size
     sinks, recent = reserved_counts(plan, Scaling(size, k.shapes.share))
     relist[(buffers.counts.shape[1], table.shape[0])](
-        fields.rows["picks"], buffers.slots, table, lengths, buffers.pages, buffers.counts,
+        fields.rows["picks"], buffers.slots, table, lengths, buffers.pages,
+        buffers.followed.places if buffers.followed else buffers.pages, buffers.counts,
         table.stride(0),
         buffers.pages.stride(0), buffers.pages.stride(1), table.shape[1], SIZE=size, SINKS=sinks,
-        RECENT=recent, PAGES=padded(table.shape[1]), num_warps=schedule.score.choose_warps,
+        RECENT=recent, PLACED=buffers.followed is not None, PAGES=padded(table.shape[1]),
+        num_warps=schedule.score.choose_warps,
     )  # fmt: skip
 
 
@@ -334,4 +308,23 @@ def attend_chosen(
                workspace=buffers.full_workspace)  # fmt: skip
         return
     attend(q, cache, buffers.pages, buffers.counts, lengths, out, scale=scale,
-           schedule=schedule.attend, workspace=buffers.workspace)  # fmt: skip
+           schedule=schedule.attend, workspace=buffers.workspace,
+           lse=buffers.followed.lse if buffers.followed else None)  # fmt: skip
+
+
+def follow(
+    k: Kernels, schedule: Schedule, q: Tensor, cache: Cache, fields: Fields, lengths: Tensor,
+    buffers: Buffers, *, scale: float, layer: int,
+) -> None:  # fmt: skip
+    """After attention over the lists of a layer that ranks: its states get their next values."""
+    kept = buffers.followed
+    if k.updates is None or kept is None:
+        return
+    add_mass(q, cache, buffers.pages, kept.places, buffers.counts, lengths, kept.lse, kept.mass,
+             scale=scale)  # fmt: skip
+    rows, kv_heads, width = kept.mass.shape
+    k.update[(kv_heads, rows)](
+        *(fields.rows[state] for state in k.updates.states), kept.mass, buffers.slots, lengths,
+        buffers.scratch, width, scale, layer, CHANNELS=k.updates.channels, PAGES=padded(width),
+        num_warps=schedule.score.choose_warps,
+    )  # fmt: skip

@@ -17,15 +17,16 @@ from vortex.schedule import Schedule
 from vortex.triton.arrays import Shapes
 from vortex.triton.attend import Cache
 from vortex.triton.backend import (
-    Buffers,
     Fields,
     Kernels,
     append_tokens,
+    follow,
     kernels,
     route,
     route_again,
     summarise_pages,
 )
+from vortex.triton.buffers import Buffers
 from vortex.triton.store import store_tokens
 from vortex.triton.tiles import Unfused
 
@@ -96,22 +97,27 @@ class Chooser(Protocol):
         """
         ...
 
+    @property
+    def lse(self) -> Tensor | None:
+        """Where attention over the chosen pages writes its log-sum-exp, ``[row, head]``, if asked
+        to."""
+        ...
+
     def attended(self, layer: int, q: Tensor) -> None:
         """Attention over the chosen pages is done: states may change."""
         ...
 
 
 class KernelChooser:
-    """Generated kernels: one launch to append, one to score and select.
+    """Generated kernels: one launch to append, one to score and select; where there are states, one
+    more for the mass of the pages and one to update.
 
     Raises:
-        Unfused: E613, the candidate has none, or states, which no kernel updates.
+        Unfused: E613, the candidate has none.
     """
 
     def __init__(self, candidate: Candidate, pool: Pool, setting: Setting) -> None:
         self.pool, self.setting = pool, setting
-        if candidate.states:
-            raise Unfused("no kernel updates states")
         self.kernels: Kernels = kernels(candidate, setting.shapes)
         device = pool.table.device
         rows, width = pool.table.shape
@@ -127,6 +133,7 @@ class KernelChooser:
         self.buffers = Buffers.of(
             self.kernels, setting.schedule, rows, pool.kv_heads, width, device
         )
+        self._ranked_here = False
 
     def summarise(self) -> None:
         """See Chooser."""
@@ -144,6 +151,7 @@ class KernelChooser:
 
     def choose(self, layer: int, anchor: int, q: Tensor, *, ranks: bool) -> tuple[Tensor, Tensor]:
         """See Chooser; the anchor's list is still in the buffers."""
+        self._ranked_here = anchor == layer
         if anchor == layer and ranks:
             route(
                 self.kernels, self.setting.schedule, q, self.fields[layer], self.pool.table,
@@ -156,8 +164,18 @@ class KernelChooser:
             )  # fmt: skip
         return self.buffers.pages, self.buffers.counts
 
+    @property
+    def lse(self) -> Tensor | None:
+        """See Chooser."""
+        return self.buffers.followed.lse if self.buffers.followed else None
+
     def attended(self, layer: int, q: Tensor) -> None:
-        """No states."""
+        """See Chooser; the states of a layer that follows another's ranking are never read."""
+        if self._ranked_here:
+            follow(
+                self.kernels, self.setting.schedule, q, self.pool.cache(layer), self.fields[layer],
+                self.pool.lengths, self.buffers, scale=self.setting.scale, layer=layer,
+            )  # fmt: skip
 
 
 class TorchChooser:
@@ -253,6 +271,11 @@ class TorchChooser:
             self.places.scatter_(2, place, torch.arange(width).expand(shape).contiguous())
             self.counts.copy_(keep.sum(-1))
         return self.pages, self.counts
+
+    @property
+    def lse(self) -> Tensor | None:
+        """Mass is computed anew."""
+        return None
 
     def attended(self, layer: int, q: Tensor) -> None:
         """See Chooser."""

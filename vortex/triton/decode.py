@@ -76,6 +76,6 @@ class Decode:
         pages, counts = self.chooser.choose(layer, self.anchors[layer], q, ranks=self.ranks)
         attend(
             q, pool.cache(layer), pages, counts, pool.lengths, out, scale=setting.scale,
-            schedule=setting.schedule.attend, workspace=self._sparse,
+            schedule=setting.schedule.attend, workspace=self._sparse, lse=self.chooser.lse,
         )  # fmt: skip
         self.chooser.attended(layer, q)

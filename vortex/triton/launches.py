@@ -9,6 +9,7 @@ from vortex.triton.arrays import Shapes
 from vortex.triton.scoring import scoring
 from vortex.triton.summaries import summaries
 from vortex.triton.tiles import Unfused
+from vortex.triton.updates import updates
 
 
 def launch_plan(candidate: Candidate, geometry: Geometry) -> tuple[str, ...]:
@@ -16,10 +17,7 @@ def launch_plan(candidate: Candidate, geometry: Geometry) -> tuple[str, ...]:
 
     Needs neither Triton nor a device.
     """
-    dim, vdim = geometry.dim, geometry.vdim
-    rope = (dim - geometry.rope_dim, geometry.rope_dim) if geometry.kind == "mla" else (0, dim)
-    strides = (dim, dim if geometry.kind == "mla" else vdim)
-    shapes = Shapes(geometry.group, dim, vdim, rope, geometry.layers, strides)
+    shapes = _shapes(geometry)
     if plan_of(candidate.select).everything:
         return ("attend to every page",)
     lines = []
@@ -39,5 +37,38 @@ def launch_plan(candidate: Candidate, geometry: Geometry) -> tuple[str, ...]:
             lines[-1] += f"; in {steps - 1} of {steps} steps, list again what was picked"
     except Unfused as reason:
         lines.append(f"no kernel to score: {reason.message}")
-    updates = ["no kernel to update the states"] if candidate.states else []
-    return (*lines, "attend to the chosen pages", *updates)
+    return (*lines, "attend to the chosen pages", *_followed(candidate, shapes))
+
+
+def unservable(candidate: Candidate, geometry: Geometry | None) -> str:
+    """Why no engine can serve a program: the first part without a kernel; '' where there is none,
+    or where the shapes are not known."""
+    if geometry is None or plan_of(candidate.select).everything:
+        return ""
+    shapes = _shapes(geometry)
+    try:
+        if candidate.fields:
+            summaries(candidate, shapes)
+        if scoring(candidate, shapes).states:
+            updates(candidate, shapes)
+    except Unfused as reason:
+        return reason.message
+    return ""
+
+
+def _shapes(geometry: Geometry) -> Shapes:
+    dim, vdim = geometry.dim, geometry.vdim
+    rope = (dim - geometry.rope_dim, geometry.rope_dim) if geometry.kind == "mla" else (0, dim)
+    strides = (dim, dim if geometry.kind == "mla" else vdim)
+    return Shapes(geometry.group, dim, vdim, rope, geometry.layers, strides)
+
+
+def _followed(candidate: Candidate, shapes: Shapes) -> list[str]:
+    """What is done for states after attention."""
+    if not candidate.states:
+        return []
+    try:
+        updates(candidate, shapes)
+    except Unfused as reason:
+        return [f"no kernel to update the states: {reason.message}"]
+    return ["sum the attention of each chosen page", "update the states"]

@@ -25,7 +25,7 @@ import triton.language as tl
 from vortex.triton.device import larger, largest, low_bits, nearest, sign, smaller, smallest, tanh
 from vortex.triton.select import (
     free_count, limited, list_again, picks_of, rank_key, reserved_pages, top_k, top_p, write_list,
-    write_picks,
+    write_picks, write_places,
 )
 '''
 
@@ -40,6 +40,7 @@ class Halves:
         chooses: from scores and keys to ``keep``, and to ``picked`` where the kernel ``keeps`` it.
         channels: float32 numbers per page of scratch memory.
         shared: how scores are joined over KV heads; "" keeps them apart.
+        placed: whether the logical pages of a list are written beside the physical ones.
         reserves: first and last pages that are always attended.
     """
 
@@ -50,7 +51,16 @@ class Halves:
     channels: int
     shared: str = ""
     keeps: bool = False
+    placed: bool = False
     reserves: tuple[int, int] = (0, 0)
+
+    @property
+    def more(self) -> list[str]:
+        """What the launch takes besides."""
+        wanted = {
+            "slots": self.keeps or self.placed, "ranks": self.keeps, "places": self.placed,
+        }  # fmt: skip
+        return [name for name, is_wanted in wanted.items() if is_wanted]
 
 
 def arguments(used: Sequence[Stored]) -> list[str]:
@@ -67,7 +77,10 @@ def _addresses(used: Sequence[Stored]) -> list[str]:
     """Where the arrays of this row and head begin, by page where there are pages."""
     lines = []
     for array in used:
-        whole = {"row": f" + at * {array.run}", "slot": " + at * width + page", "all": ""}
+        whole = {
+            "row": f" + at * {array.run}", "all": "", "pages": " + at * width + page",
+            "slot": " + (slot.to(tl.int64) * kv_heads + head) * width + page",
+        }  # fmt: skip
         if array.per in whole:
             lines.append(f"{array.name}_at = {array.name}{whole[array.per]}")
             continue
@@ -117,7 +130,7 @@ def scoring_module(
     """The module of a scoring kernel; see :mod:`vortex.triton.scoring`."""
     size, group = candidate.page_size, shapes.group
     arrays = arguments(used)
-    common = ["scratch_at", "row", "head", "at", *(["slot"] if halves.keeps else []), "kv_heads",
+    common = ["scratch_at", "row", "head", "at", *(["slot"] if halves.more else []), "kv_heads",
               "length", "complete", "width", "scale", "layer"]  # fmt: skip
     depth = f"depth = (layer.to(tl.float64) / {max(1, shapes.layers - 1)}).to(tl.float32)"
     known = [
@@ -142,7 +155,8 @@ def scoring_module(
     row = ["page = tl.arange(0, PAGES)", *known, depth, *heads,
            *[line for line in _addresses(used) if "physical" not in line]]  # fmt: skip
     ranked = [*given, *common, "q_row", "table_row"]
-    chosen = [*ranked, "pages", "counts", "pages_row", "pages_head", "PAGES: tl.constexpr"]
+    lists = ["pages", *(["places"] if halves.placed else []), "counts"]
+    chosen = [*ranked, *lists, "pages_row", "pages_head", "PAGES: tl.constexpr"]
     if halves.shared:
         found = ", ".join(f"score{i}" for i in range(halves.count))
         parts.append(function(
@@ -152,21 +166,23 @@ def scoring_module(
         ))  # fmt: skip
         body = _joined(halves, ranked)
     else:
-        body = [*row, *halves.ranks, *halves.chooses, *_written("head", "at", halves.keeps)]
+        body = [*row, *halves.ranks, *halves.chooses, *_written("head", "at", halves)]
     parts.append(function(
         "choose_pages", chosen, pruned(body), "Chosen pages of a whole row, in logical order.",
     ))  # fmt: skip
-    parts.append(_launch(size, given, common, halves))
+    parts.append(_launch(size, given, [*common, "q_row", "table_row"], lists, halves))
     return "\n\n".join(parts)
 
 
-def _written(head: str, at: str, keeps: bool) -> list[str]:
+def _written(head: str, at: str, halves: Halves) -> list[str]:
     """Statements that leave a KV head's list, and what its rankings picked where that is kept."""
     lines = [
         "write_list(keep, page, table + row * table_row,",
         f"           pages + row * pages_row + {head} * pages_head, counts + {at})",
     ]
-    if keeps:
+    if halves.placed:
+        lines.append(f"write_places(keep, page, places + row * pages_row + {head} * pages_head)")
+    if halves.keeps:
         lines.append(
             f"write_picks(picked, picks_of(picks, slot, kv_heads, {head}, width), width, PAGES)"
         )
@@ -191,18 +207,24 @@ def _joined(halves: Halves, ranked: Sequence[str]) -> list[str]:
     lines += [f"key{i} = rank_key(total{i})" for i in count]
     lines += [re.sub(r"\bscore(\d+)\b", r"total\1", line) for line in halves.chooses]
     lines.append("for each in range(kv_heads):")
-    lines += [f"    {line}" for line in _written("each", "(at - head + each)", halves.keeps)]
+    lines += [f"    {line}" for line in _written("each", "(at - head + each)", halves)]
     return ["page = tl.arange(0, PAGES)", "inside = page < complete", *lines]
 
 
-def _launch(size: int, given: list[str], common: list[str], halves: Halves) -> str:
+def _launch(
+    size: int, given: list[str], common: list[str], lists: list[str], halves: Halves
+) -> str:  # fmt: skip
     counted, blocks = ("row", "blocks * kv_heads") if halves.shared else ("at", "blocks")
     chooses = "head == 0" if halves.shared else "True"
-    again = _AGAIN.format(*halves.reserves, size=size) if halves.keeps else ""
-    kept = " slots, ranks," if halves.keeps else ""
-    call = [*given, *common, "q_row", "table_row"]
+    slot = "    slot = tl.load(slots + row)\n" if halves.more else ""
+    places = "places + row * pages_row + head * pages_head" if halves.placed else "counts"
+    again = slot + (_AGAIN.format(
+        *halves.reserves, size=size, places=places, placed=halves.placed
+    ) if halves.keeps else "")  # fmt: skip
+    kept = "".join(f" {name}," for name in halves.more)
+    call = [*given, *common]
     score = wrapped([*call, "block", "BLOCK", "MATRIX"], 12)
-    choose = wrapped([*call, "pages", "counts", "pages_row", "pages_head", "PAGES"], 16)
+    choose = wrapped([*call, *lists, "pages_row", "pages_head", "PAGES"], 16)
     return f'''@triton.jit(do_not_specialize=["layer"])
 def route(
 {wrapped(given, 4)}
@@ -239,14 +261,14 @@ def route(
 '''
 
 
-_AGAIN = """    slot = tl.load(slots + row)
-    if tl.load(ranks + row) == 0:
+_AGAIN = """    if tl.load(ranks + row) == 0:
         if CHOOSES:
             if block == 0:
                 list_again(
                     picks_of(picks, slot, kv_heads, head, width), table + row * table_row, length,
-                    pages + row * pages_row + head * pages_head, counts + at,
-                    {size}, {}, {}, PAGES,
+                    pages + row * pages_row + head * pages_head,
+                    {places}, counts + at,
+                    {size}, {}, {}, {placed}, PAGES,
                 )
         return
 """

@@ -40,7 +40,8 @@ class Scoring:
         keeps: whether it writes what its rankings pick, for the steps that do not rank; each row
             of such a launch ranks or lists what was picked.
         shared: whether one list serves the KV heads of a row.
-        states: names of the states that it reads, by argument.
+        states: names of all states by argument, where it reads one; it then also writes which
+            logical pages it lists.
         matrices: what it multiplies page fields by.
     """
 
@@ -56,7 +57,7 @@ class Scoring:
 
 
 @dataclass
-class _Channels:
+class Channels:
     """Scratch memory of a row: one float32 per page and channel."""
 
     count: int = 0
@@ -97,7 +98,7 @@ def scoring(candidate: Candidate, shapes: Shapes) -> Scoring:
     views |= _state_views(states, roots, stored)
     by_node, numbers = matrices(roots, sizes, "factor")
     stored |= {m.name: Stored(m.name, {}, "fp32", "all") for m in numbers}
-    parts = _Parts(candidate, shapes, plan, sizes, views, Loader(stored), _Channels(), by_node)
+    parts = Parts(candidate, shapes, plan, sizes, views, Loader(stored), Channels(), by_node)
     score = parts.score(roots)
     ranks, chooses = parts.choose(roots)
     for matrix in numbers:  # loaded without the loader
@@ -109,12 +110,15 @@ def scoring(candidate: Candidate, shapes: Shapes) -> Scoring:
         parts.loader.used.setdefault("picks")
     used = [stored[name] for name in parts.loader.used if name in stored]
     shared = candidate.policies.shared if roots else ""
-    halves = Halves(score, ranks, chooses, len(roots), parts.channels.count, shared, keeps,
-                    reserved_counts(plan, Scaling(candidate.page_size, shapes.share)))  # fmt: skip
+    placed = any(argument in parts.loader.used for argument in states)
+    reserves = reserved_counts(plan, Scaling(candidate.page_size, shapes.share))
+    halves = Halves(
+        score, ranks, chooses, len(roots), parts.channels.count, shared, keeps, placed, reserves
+    )
     return Scoring(
         scoring_module(candidate, shapes, halves, used), tuple(used),
         {f"prepared{i}": n for i, n in enumerate(prepared)}, parts.channels.count, bool(roots),
-        keeps, bool(shared), {a: n for a, n in states.items() if a in parts.loader.used},
+        keeps, bool(shared), states if placed else {},
         tuple(m for m in numbers if m.name in parts.loader.used),
     )  # fmt: skip
 
@@ -166,17 +170,27 @@ def _is_hard(node: Node) -> bool:
 
 
 @dataclass
-class _Parts:
+class Parts:
+    """Lowers parts of a program over pages.
+
+    Attributes:
+        plan: of the selection; None where nothing is chosen.
+        sizes: extents of axes.
+        views: what stored arrays hold, by node key.
+        matrices: what projections multiply by, by node key.
+    """
+
     candidate: Candidate
     shapes: Shapes
-    plan: Plan
+    plan: Plan | None
     sizes: Mapping[str, int]
     views: Mapping[str, View]
     loader: Loader
-    channels: _Channels
+    channels: Channels
     matrices: Mapping[str, Matrix]
 
-    def _lowering(self, writer: Writer, roots: list[Node], given: dict[str, Tile]) -> Lowering:
+    def lowering(self, writer: Writer, roots: list[Node], given: dict[str, Tile]) -> Lowering:
+        """A lowering that knows queries, stored arrays and the scalars of pages."""
         q = View("q", {"head": self.shapes.dim, "dim": 1})
         views = dict(self.views)
         for node in walk(roots):
@@ -203,7 +217,7 @@ class _Parts:
         group = self.shapes.group
         extents, kept = {"head": group}, _frontier(roots)
         writer = Writer("page", extents, group > 3, self._unrolled(roots))
-        tiles = self._lowering(writer, kept, {}).lower(kept)
+        tiles = self.lowering(writer, kept, {}).lower(kept)
         for node in kept:
             self._keep(writer, node, tiles[node.key])
         return writer.lines
@@ -249,8 +263,8 @@ class _Parts:
         policies = self.candidate.policies
         writer = Writer("page", {"head": self.shapes.group}, False, self._unrolled(roots))
         given = {n.key: self._kept(writer, n) for n in _frontier(roots)}
-        lowering = self._lowering(writer, roots, given)
-        lowering.neighbours = lambda x, at: self._neighbours(writer, x, at)
+        lowering = self.lowering(writer, roots, given)
+        lowering.neighbours = lambda x, at: self.neighbours(writer, x, at)
         tiles = lowering.lower(roots)
         scores = {}
         for i, node in enumerate(roots):
@@ -260,6 +274,7 @@ class _Parts:
             if not policies.shared:  # else ranked once joined
                 writer.lines.append(f"key{i} = rank_key(score{i})")
             scores[node.key] = i
+        assert self.plan is not None
         done, size = len(writer.lines), self.candidate.page_size
         keeps = policies.reuse_steps > 1
         Rankings(writer, self.plan, scores, size, self.shapes, keeps).write()
@@ -279,7 +294,7 @@ class _Parts:
             )
         return Tile(small, ("page",), names)
 
-    def _neighbours(self, w: Writer, x: Tile, at: str) -> Tile:
+    def neighbours(self, w: Writer, x: Tile, at: str) -> Tile:
         """Put a value where the whole row can read it, and read it at other pages."""
         key = ",".join(x.names.values())
         if "page" not in x.tile:

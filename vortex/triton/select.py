@@ -133,8 +133,9 @@ def free_count(length, SIZE: tl.constexpr, SINKS: tl.constexpr, RECENT: tl.const
 
 @triton.jit
 def relist(
-    picks, slots, table, lengths, pages, counts, table_row, pages_row, pages_head, width,
-    SIZE: tl.constexpr, SINKS: tl.constexpr, RECENT: tl.constexpr, PAGES: tl.constexpr,
+    picks, slots, table, lengths, pages, places, counts, table_row, pages_row, pages_head, width,
+    SIZE: tl.constexpr, SINKS: tl.constexpr, RECENT: tl.constexpr, PLACED: tl.constexpr,
+    PAGES: tl.constexpr,
 ):  # fmt: skip
     """The lists of a step in which no row ranks; see ``list_again``."""
     head, row = tl.program_id(0), tl.program_id(1)
@@ -142,14 +143,15 @@ def relist(
     list_again(
         picks_of(picks, tl.load(slots + row), heads, head, width), table + row * table_row,
         tl.load(lengths + row), pages + row * pages_row + head * pages_head,
-        counts + row * heads + head, SIZE, SINKS, RECENT, PAGES,
+        places + row * pages_row + head * pages_head, counts + row * heads + head,
+        SIZE, SINKS, RECENT, PLACED, PAGES,
     )  # fmt: skip
 
 
 @triton.jit
 def list_again(
-    picks_at, table_at, length, pages_at, count_at, SIZE: tl.constexpr, SINKS: tl.constexpr,
-    RECENT: tl.constexpr, PAGES: tl.constexpr,
+    picks_at, table_at, length, pages_at, places_at, count_at, SIZE: tl.constexpr,
+    SINKS: tl.constexpr, RECENT: tl.constexpr, PLACED: tl.constexpr, PAGES: tl.constexpr,
 ):  # fmt: skip
     """The list of a step that does not rank: what the last ranking picked, and the pages that
     this step reserves."""
@@ -159,6 +161,8 @@ def list_again(
     keep = ((byte >> (page % 8)) & 1) != 0
     keep = keep | reserved_pages(page, length, SIZE, SINKS, RECENT)
     write_list(keep, page, table_at, pages_at, count_at)
+    if PLACED:
+        write_places(keep, page, places_at)
 
 
 @triton.jit
@@ -173,6 +177,13 @@ def write_picks(picked, picks_at, width, PAGES: tl.constexpr):
     bits = tl.reshape(picked.to(tl.int32), (PAGES // 8, 8)) << tl.arange(0, 8)[None, :]
     byte = tl.arange(0, PAGES // 8)
     tl.store(picks_at + byte, tl.sum(bits, 1).to(tl.uint8), mask=byte * 8 < width)
+
+
+@triton.jit
+def write_places(keep, page, places_at):
+    """The kept pages of a row as logical pages, in the order of ``write_list``."""
+    number = keep.to(tl.int32)
+    tl.store(places_at + tl.cumsum(number, 0) - number, page, mask=keep)
 
 
 @triton.jit

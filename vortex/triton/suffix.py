@@ -13,7 +13,6 @@ from vortex.schedule import AttendSchedule, Schedule, ScoreSchedule
 from vortex.triton.arrays import Shapes
 from vortex.triton.attend import Cache
 from vortex.triton.backend import (
-    Buffers,
     Fields,
     Kernels,
     attend_chosen,
@@ -21,6 +20,7 @@ from vortex.triton.backend import (
     route,
     summarise_pages,
 )
+from vortex.triton.buffers import Buffers
 from vortex.triton.tiles import Unfused
 
 SCHEDULE = Schedule(

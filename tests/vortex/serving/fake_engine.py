@@ -12,8 +12,8 @@ from torch import Tensor
 
 from vortex.ir import Candidate
 from vortex.plan import Scaling, plan_of, reserved_counts
-from vortex.reference import reserved
-from vortex.serving.equality import Agreement, Choice, compare
+from vortex.reference import Decoder, reserved
+from vortex.serving.equality import Agreement, Choice, compare, decoder_of
 from vortex.serving.sglang.backend import VortexBackend
 from vortex.serving.sglang.sparse import Served, SparseDecode
 
@@ -121,6 +121,7 @@ class Engine:
         self.sparse = SparseDecode(candidate, served, self.pools, requests=len(self.req_to_token))
         self.steps: dict[int, int] = {}  # since a request's prefill, or its last dense step
         self.picks: dict[tuple[int, int], list[set[int]]] = {}  # by request and layer
+        self.decoders: dict[tuple[int, int], Decoder] = {}  # of programs with states
         self.backend = VortexBackend(self.inner, self.sparse, self.req_to_token, **options)
         self.scale = s.dim**-0.5
 
@@ -169,6 +170,7 @@ class Engine:
             seq_lens=torch.tensor([self.lengths[r] for r in extends]),
         )  # fmt: skip
         self.steps |= dict.fromkeys(extends, 0)
+        self.decoders = {at: d for at, d in self.decoders.items() if at[0] not in extends}
         self.backend.init_forward_metadata(batch)
         for number in range(s.layers):
             k = self.draw(len(slots), s.kv_heads, s.dim)
@@ -255,14 +257,33 @@ class Engine:
                 ranks = self.steps[request] % self.candidate.policies.reuse_steps == 0
                 if anchor == number:
                     self._held_to_picks(number, request, chosen, ranks=ranks)
-                if anchor == number and ranks:
-                    found.append(compare(self.candidate, Choice(
-                        q[row].view(s.heads, s.dim), cache.k[table], cache.v[table], chosen,
-                        length, number, s.layers, self.scale, self.sparse.served.rope,
-                    )))  # fmt: skip
+                choice = Choice(
+                    q[row].view(s.heads, s.dim), cache.k[table], cache.v[table], chosen,
+                    length, number, s.layers, self.scale, self.sparse.served.rope,
+                )  # fmt: skip
+                if anchor == number and self.candidate.states:
+                    found.append(self._with_states(request, choice))
+                elif anchor == number and ranks:
+                    found.append(compare(self.candidate, choice))
             wanted = self.full(number, request, length, q[row], chosen)
             gap = (out[row].view(s.heads, s.vdim).float() - wanted).abs().max()
             assert float(gap) < 0.02, f"request {request}, layer {number}: {float(gap):.3f}"
+        return found
+
+    def _with_states(self, request: int, choice: Choice) -> Agreement:
+        """Held against a reference that saw every step of the request."""
+        at = request, choice.layer
+        decoder = self.decoders.setdefault(at, decoder_of(self.candidate, choice))
+        found = compare(self.candidate, choice, decoder=decoder)
+        decoder.advance()
+        if found.near:  # a tie fell the other way: the reference goes on from there
+            rows = self.sparse.fields[choice.layer].rows
+            pages = choice.length // self.candidate.page_size
+            for head in range(self.shape.kv_heads):
+                decoder._states[choice.layer, head] = {
+                    name: rows[f"state{i}"][request, head, :pages].clone()
+                    for i, name in enumerate(self.candidate.states)
+                }
         return found
 
     def _held_to_picks(

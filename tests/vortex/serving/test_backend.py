@@ -245,12 +245,35 @@ def test_picks_are_a_bit_for_each_page_of_each_request() -> None:
     assert engine.sparse.field_bytes == plain + sum(k.numel() for k in kept)
 
 
-def test_states_which_must_live_with_a_request_are_refused() -> None:
-    text = PROGRAM.format(budget=64, more="heat = vx.state(init=0.0)")
-    text = text.replace('.max("head")', '.max("head") + page.heat')
-    text += "    def update(self, page, mass):\n        return vx.State(heat=mass)\n"
+def stateful(update: str, more: str = "") -> Candidate:
+    text = PROGRAM.format(budget=64, more=f"heat = vx.state(init=0.25)\n    {more}")
+    text = text.replace('.max("head")', '.max("head") + page.heat.smooth(radius=1)')
+    return compile_text(
+        f"{text}    def update(self, page, mass):\n        return vx.State({update})\n"
+    )
+
+
+@pytest.mark.parametrize("shape", [Shape(), LATENT], ids=["gqa", "mla"])
+@pytest.mark.parametrize("more", ["", "reuse = vx.reuse(layers=1, steps=2)"])
+def test_states_live_with_their_request(shape: Shape, more: str) -> None:
+    engine = Engine(stateful("heat=0.5 * page.heat + 2 * mass", more), shape)
+    engine.backend.init_cuda_graph_state(4, 4)
+    engine.prefill({1: 110, 2: 60})
+    found = [a for _ in range(4) for a in engine.decode(2, 1, pad=1, graph=True)]
+    engine.prefill({3: 142})
+    found += [a for _ in range(3) for a in engine.decode(3, 1, 2)]
+    engine.drop(1)  # retracted: whoever has its row next begins anew
+    engine.prefill({1: 125})
+    found += [a for _ in range(4) for a in engine.decode(1, 2, 3)]
+    assert right(found)
+    heat = engine.sparse.fields[0].rows["state0"]
+    assert len({float(heat[r].max()) for r in (1, 2, 3)}) == 3
+    assert bool((heat[5] == 0.25).all())
+
+
+def test_a_program_without_a_kernel_for_a_part_is_refused() -> None:
     with pytest.raises(VortexError, match="cannot be served yet") as raised:
-        Engine(compile_text(text))
+        Engine(stateful('heat=page.mean.sum("dim") + mass'))
     assert raised.value.code == "E805"
 
 

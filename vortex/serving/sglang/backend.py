@@ -34,7 +34,7 @@ class VortexBackend:
     token is written, on the stream of the forward pass, whoever wrote it: after a prefill's
     attention, or in the decode step. So prefix sharing, retraction and reuse of pages need
     nothing: who writes a page again completes it again, and an incomplete page is never scored.
-    What a ranking picked, where later steps go on with it, belongs to a request (see ``Turns``).
+    What a ranking picked, where later steps go on with it, and states belong to a request.
 
     Attributes:
         inner: does prefill, dense layers, and dense steps.
@@ -164,8 +164,7 @@ class VortexBackend:
         prefixes, extends = batch.extend_prefix_lens_cpu, batch.extend_seq_lens_cpu
         if prefixes is None or extends is None or batch.out_cache_loc is None:
             return  # a capture's dummy batch
-        if self.sparse.turns is not None:
-            self.sparse.turns.restart(batch.req_pool_indices, batch.seq_lens)
+        self.sparse.begin(batch.req_pool_indices, batch.seq_lens)
         size = self.sparse.candidate.page_size
         offsets = completed_offsets(list(prefixes), list(extends), size)
         offsets = [at for at in offsets if at < len(batch.out_cache_loc)]

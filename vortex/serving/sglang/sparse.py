@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from vortex.errors import ExitCode, VortexError
-from vortex.exported import unservable
 from vortex.ir import Candidate
 from vortex.plan import anchors, attended_tokens, dense_layers, plan_of
 from vortex.schedule import Schedule
@@ -18,14 +17,15 @@ from vortex.serving.sglang.bookkeeping import Turns, covered_tokens, newest_page
 from vortex.triton.arrays import Shapes
 from vortex.triton.attend import Cache, Workspace
 from vortex.triton.backend import (
-    Buffers,
     Fields,
     Kernels,
     append_tokens,
     attend_chosen,
+    follow,
     kernels,
     route,
 )
+from vortex.triton.buffers import Buffers, Followed
 from vortex.triton.schedules import StepShape, schedule_for
 from vortex.triton.store import store_tokens
 from vortex.triton.tiles import Unfused
@@ -91,6 +91,7 @@ class Space:
     counter: Tensor
     slots: Tensor
     ranks: Tensor
+    followed: Followed | None
     works: dict[int, tuple[Schedule, Workspace, Workspace]] = field(default_factory=dict)
 
 
@@ -102,7 +103,7 @@ class SparseDecode:
         ranking: those of them that rank pages, and so keep fields.
         covered: sequences up to so many tokens are attended to wholly.
         caches: views of the pools by layer.
-        turns: where a program keeps a ranking for several steps, whose turn it is to rank.
+        turns: where a program keeps something of a request, when it ranks.
 
     Raises:
         VortexError: E805, the program cannot be served; E807, no memory for its fields.
@@ -119,7 +120,6 @@ class SparseDecode:
                 first columns of the keys.
             requests: that the engine may hold at once: rows of ``req_to_token``.
         """
-        _check(candidate)
         self.served, size = served, candidate.page_size
         device = next(iter(pools.values()))[0].device
         numbers = {ref: m.to(device) for ref, m in candidate.matrices.items()}
@@ -138,6 +138,7 @@ class SparseDecode:
         self.fields: dict[int, Fields] = {}
         self.kernels: Kernels | None = None
         self.turns: Turns | None = None
+        self._states: dict[str, float] = {}  # first values, by argument
         if self.layers:
             self._prepare(requests)
 
@@ -149,9 +150,12 @@ class SparseDecode:
             self.kernels = kernels(self.candidate, shapes)
         except Unfused as reason:
             raise _unserved(reason.message) from None
-        if self.kernels.scoring is not None and self.kernels.scoring.keeps:
+        scoring = self.kernels.scoring
+        if scoring is not None and (scoring.keeps or scoring.states):
             every = self.candidate.policies.reuse_steps
             self.turns = Turns.of(every, requests, self.device)
+            given = self.candidate.states
+            self._states = {argument: given[name] for argument, name in scoring.states.items()}
         try:
             for layer in sorted(self.ranking):
                 self.fields[layer] = Fields.of_layer(
@@ -164,7 +168,7 @@ class SparseDecode:
             raise VortexError(
                 "no memory is left for the fields of the program's pages", code="E807",
                 hint="lower --mem-fraction-static, or --max-running-requests for a program that "
-                "keeps rankings", exit_code=ExitCode.ENVIRONMENT,
+                "keeps rankings or states", exit_code=ExitCode.ENVIRONMENT,
             ) from None  # fmt: skip
 
     @property
@@ -175,17 +179,19 @@ class SparseDecode:
 
     def space(self, rows: int) -> Space:
         """Memory for batches of up to ``rows`` sequences."""
-        heads, scoring = self.served.kv_heads, self.kernels and self.kernels.scoring
-        channels = scoring.channels if scoring else 0
+        heads, channels = self.served.kv_heads, self.kernels.channels if self.kernels else 0
 
         def whole(*shape: int) -> Tensor:
             return torch.zeros(*shape, dtype=torch.int32, device=self.device)
 
         scratch = torch.empty(max(1, rows * heads * channels * self.width), device=self.device)
+        followed = None
+        if self.kernels is not None:
+            followed = Followed.of(self.kernels, rows, heads, self.width, self.device)
         return Space(
             rows, whole(rows, self.width), whole(rows).fill_(1), whole(rows, 1), whole(rows),
             whole(rows, heads, self.width), whole(rows, heads), scratch, whole(rows * heads),
-            whole(rows), whole(rows).fill_(1),
+            whole(rows), whole(rows).fill_(1), followed,
         )  # fmt: skip
 
     def step(self, space: Space, rows: int, *, captured: bool) -> Step:
@@ -208,6 +214,7 @@ class SparseDecode:
         buffers = Buffers(
             space.pages[:rows], space.counts[:rows], space.scratch, space.counter, work, full,
             space.slots[:rows], space.ranks[:rows],
+            space.followed.first(rows) if space.followed else None,
         )  # fmt: skip
         return Step(
             space.table[:rows], space.lengths[:rows], space.newest[:rows], space.whole[:rows],
@@ -279,12 +286,20 @@ class SparseDecode:
             self.kernels, step.schedule, q, self.caches[layer], step.table, step.lengths,
             step.buffers, out, scale=scale,
         )  # fmt: skip
+        if layer in self.ranking:
+            follow(
+                self.kernels, step.schedule, q, self.caches[layer], self.fields[layer],
+                step.lengths, step.buffers, scale=scale, layer=layer,
+            )  # fmt: skip
 
-
-def _check(candidate: Candidate) -> None:
-    why = unservable(candidate)
-    if why:
-        raise _unserved(why)
+    def begin(self, requests: Tensor, seq_lens: Tensor) -> None:
+        """These requests, which have so many tokens now, were prefilled: what was kept of whoever
+        had their rows is gone."""
+        if self.turns is not None:
+            self.turns.restart(requests, seq_lens)
+        for name, first in self._states.items():
+            for fields in self.fields.values():
+                fields.rows[name][requests.long()] = first
 
 
 def _unserved(why: str) -> VortexError:

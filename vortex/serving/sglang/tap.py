@@ -42,8 +42,8 @@ class Tap:
         """What the environment asks for: the first, middle and last ranking layer."""
         folder = os.environ.get(FOLDER)
         ranking = sorted(sparse.ranking)
-        if not folder or not ranking:
-            return None
+        if not folder or not ranking or sparse.candidate.states:
+            return None  # with states, what a choice was made from is not in one step
         path = Path(folder) / f"rank{rank}"
         path.mkdir(parents=True, exist_ok=True)
         layers = frozenset({ranking[0], ranking[len(ranking) // 2], ranking[-1]})
