@@ -14,7 +14,7 @@ or steps, each pays its share of a route. Score graphs run on the vector units a
 them: more than three query heads are padded to 16 at least, products of pages and heads of exact
 fields are left to the matrix units, numbers of narrow fields cost ``DECODE`` operations more, for
 each head of the tile that they meet. Where nothing is scored the list is a launch and one pass
-(assumed); states are a launch and their bytes.
+(assumed); states are two launches and their bytes.
 Left out, alike for sparse and full attention: activations, norms, sampling, the floors of the
 linear layers' kernels, communication. The upkeep of fields rides on the kernel that appends to
 the cache: bytes, but no launch. Everything here is predicted, never measured.
@@ -204,7 +204,7 @@ def routing(candidate: Candidate, geometry: Geometry, workload: Workload) -> Rou
         index_bytes=math.ceil(index / served) + state,
         flops=flops / served,
         matrix_flops=matrix / served,
-        launches=1 / served + bool(state),
+        launches=1 / served + 2 * bool(state),
         page_bytes=kept,
         served=served,
         pages=pages,
@@ -242,7 +242,7 @@ def route_seconds(geometry: Geometry, workload: Workload, device: Device, route:
         found += select_seconds(device, rows, route.pages)
     else:
         found += device.pass_latency
-    states = device.launch_floor + rows * route.state_bytes / device.gather_bandwidth
+    states = 2 * device.launch_floor + rows * route.state_bytes / device.gather_bandwidth
     return found / route.served + (states if route.state_bytes else 0.0)
 
 
