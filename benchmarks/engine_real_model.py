@@ -5,8 +5,9 @@
     python benchmarks/engine_real_model.py compare --out real
 
 SmolLM2-135M, three programs of the front of a recorded run, their budgets scaled to the prompts as
-the search scaled them. ``local`` and ``engine`` ask the same problems; answers are kept as they
-come, so that a killed side goes on. ``compare`` pairs them by problem.
+the search scaled them. ``local`` and ``engine`` ask the same problems, whose answers are words of
+the context (a score is the share that is said); answers are kept as they come, so that a killed
+side goes on. ``compare`` pairs them by problem.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ SIDES = ("engine", "local")
 RUN = ROOT / "docs" / "runs" / "agent-smollm2" / "run.db"
 FOUND = (45, 43, 35)  # the front's most accurate one, one of its middle, a fast one
 WORKLOAD, CONTEXT = 32768, 2048  # tokens: where budgets are stated, and what they are scaled to
-KINDS, LENGTH, COUNT = ("needle", "needle-keys"), 1900, 32
+CONTEXTS, LENGTH = 6, 2000
 LOAD = "256x1900"
 
 
@@ -75,20 +76,28 @@ def model_folder(gguf: Path, out: Path) -> Path:
 
 
 def problems(model: Path, out: Path) -> Path:
-    """What both sides are asked, in a file."""
-    from tokenizers import Tokenizer
-
-    from evals.engine.generators import generate
+    """What both sides are asked, in a file: needles and copies of the search's own contexts."""
+    from evals.contexts import ContextSpec, build_context
+    from evals.engine.problems import Problem
+    from evals.models.load import load_model
 
     file = out / "problems.jsonl"
-    if not file.is_file():
-        fast = Tokenizer.from_file(str(model / "tokenizer.json"))
-        asked = [
-            problem
-            for kind in KINDS
-            for problem in generate(kind, LENGTH, COUNT, lambda text: list(fast.encode(text).ids))
-        ]
-        file.write_text("".join(f"{p.model_dump_json()}\n" for p in asked))
+    if file.is_file():
+        return file
+    tokenizer, lines = load_model(str(model)).tokenizer, []
+    for index in range(CONTEXTS):
+        context = build_context(ContextSpec("search", index, LENGTH), tokenizer)
+        asked = [q for q in context.questions if q.task in ("needle", "copy")]
+        for at, question in enumerate(asked):
+            told = tokenizer.decode(question.answer)
+            words = tuple(dict.fromkeys(re.findall(r"[A-Za-z]{4,}", told)))
+            if not words or (question.task == "needle" and at % 2):
+                continue
+            lines.append(Problem(
+                id=f"{context.name}-{at}", scorer="contains", group=question.task, answer=words,
+                prompt=tokenizer.decode([*context.tokens, *question.prompt]),
+            ).model_dump_json())  # fmt: skip
+    file.write_text("".join(f"{line}\n" for line in lines))
     return file
 
 
@@ -99,7 +108,7 @@ def evaluate(program: Path, out: Path, side: str, more: list[str]) -> None:
     began, folder = time.perf_counter(), out / side
     serve_eval.main(
         [str(program), "--weights", str(out / "model"), "--problems", str(out / "problems.jsonl"),
-         "--max-new", "16", *more, "-o", str(folder), "--json"],
+         "--max-new", "24", *more, "-o", str(folder), "--json"],
         standalone_mode=False,
     )  # fmt: skip
     shutil.copy(folder / "report.json", folder / f"{program.stem}.json")

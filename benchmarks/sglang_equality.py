@@ -118,6 +118,7 @@ def started(args: argparse.Namespace, model: Path, backend: str, **settings: Any
     began = time.perf_counter()
     if args.device == "cpu":
         settings |= {"device": "cpu", "disable_cuda_graph": True}
+    settings |= {"tp_size": args.tp} if args.tp > 1 else {}
     made = engine(str(model), backend, page_size=PAGE, log_level="info", **settings)
     say(what="engine", backend=backend, start_seconds=round(time.perf_counter() - began, 1))
     return made
@@ -245,7 +246,7 @@ def stage_of(args: argparse.Namespace, name: str, prefill: str, scratch: Path) -
     return Stage(
         name, __file__,
         ["--run", name, "--device", args.device, "--inner", args.inner, "--prefill", prefill,
-         "--tapped", str(scratch)],
+         "--tapped", str(scratch), "--tp", str(args.tp)],
         program, tapped if name == "equality" else {},
     )  # fmt: skip
 
@@ -261,6 +262,7 @@ def main() -> None:
     parser.add_argument("--inner", default="fa3", help="what `plain` runs")
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "out")))
     parser.add_argument("--prefill", default="breakable", help="CUDA graphs of it in `equality`")
+    parser.add_argument("--tp", type=int, default=1, help="ranks of tensor parallelism")
     for hidden in ("--run", "--scratch", "--tapped"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
     args = parser.parse_args()

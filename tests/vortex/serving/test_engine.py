@@ -28,15 +28,18 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+@pytest.fixture(scope="module", params=["", "reuse = vx.reuse(layers=1, steps=3)"])
+def results(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[str, Any]]:
     """What the stage `equality` of the benchmark finds."""
     out = tmp_path_factory.mktemp("equality")
     script = str(ROOT / "benchmarks" / "sglang_equality.py")
     subprocess.run(
-        [sys.executable, script, "--stages", "equality", "--seconds", "600", "--out", str(out)],
+        [sys.executable, script, "--stages", "equality", "--seconds", "600", "--out", str(out),
+         "--policies", request.param],
         check=True,
-    )
+    )  # fmt: skip
     return [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
 
 
