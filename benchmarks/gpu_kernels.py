@@ -33,14 +33,13 @@ from vortex.schedule import Schedule
 from vortex.triton.arrays import Shapes
 from vortex.triton.attend import Cache
 from vortex.triton.backend import (
-    Buffers,
     Fields,
-    Kernels,
     attend_chosen,
-    kernels,
     route,
     summarise_pages,
-)  # fmt: skip
+)
+from vortex.triton.buffers import Buffers
+from vortex.triton.kernels import Kernels, kernels
 from vortex.triton.schedules import StepShape, schedule_for
 
 SEEDS = Path(__file__).resolve().parent.parent / "search_spaces" / "block_topk" / "seeds"

@@ -17,7 +17,8 @@ from tests.vortex.kernel_parity import MLA, Bed, Case, bed, disagreements, scale
 from vortex.compile import compile_text  # noqa: E402
 from vortex.reference import reserved  # noqa: E402
 from vortex.triton.arrays import Shapes  # noqa: E402
-from vortex.triton.backend import append_tokens, kernels, route_again  # noqa: E402
+from vortex.triton.backend import append_tokens, route_again  # noqa: E402
+from vortex.triton.kernels import kernels  # noqa: E402
 from vortex.triton.tiles import Unfused  # noqa: E402
 
 DEVICE = "cuda" if GPU else "cpu"

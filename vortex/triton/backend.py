@@ -4,82 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
 from vortex.execute import run_graph
-from vortex.ir import Candidate
 from vortex.named import Named, Run, named
 from vortex.plan import Scaling, plan_of, reserved_counts
 from vortex.schedule import Schedule, padded
-from vortex.triton.arrays import Shapes, Stored
+from vortex.triton.arrays import Stored
 from vortex.triton.attend import Cache, attend
 from vortex.triton.buffers import Buffers
+from vortex.triton.kernels import Kernels
 from vortex.triton.mass import add_mass
-from vortex.triton.module import load_module
 from vortex.triton.project import Matrix
 from vortex.triton.runtime import matrix_type
-from vortex.triton.scoring import Scoring, scoring
+from vortex.triton.scoring import Scoring
 from vortex.triton.select import relist
-from vortex.triton.summaries import Summaries, summaries
-from vortex.triton.updates import Updates, updates
 
 MOST_PAGES = 16384
 _TYPES = {
     "bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn, "int8": torch.int8, "int4": torch.uint8,
 }  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Kernels:
-    """What a candidate runs on a device.
-
-    Attributes:
-        everything: full attention: nothing is routed.
-        scoring, summaries, updates: generated kernels and their texts.
-        route, append, summarise, update: the launches.
-    """
-
-    candidate: Candidate
-    shapes: Shapes
-    everything: bool
-    scoring: Scoring | None
-    summaries: Summaries | None
-    updates: Updates | None = None
-    route: Any = None
-    append: Any = None
-    summarise: Any = None
-    update: Any = None
-
-    @property
-    def channels(self) -> int:
-        """Float32 numbers per page of scratch memory."""
-        return max(
-            self.scoring.channels if self.scoring else 0,
-            self.updates.channels if self.updates else 0,
-        )
-
-
-def kernels(candidate: Candidate, shapes: Shapes) -> Kernels:
-    """Generate and load the kernels of a candidate.
-
-    Raises:
-        Unfused: E613, a part has no generated kernel.
-    """
-    everything = plan_of(candidate.select).everything
-    made = None if everything else scoring(candidate, shapes)
-    kept = summaries(candidate, shapes) if candidate.fields and not everything else None
-    changed = updates(candidate, shapes) if made and made.states else None
-    route = load_module(made.text).route if made else None
-    module = load_module(kept.text) if kept else None
-    return Kernels(
-        candidate, shapes, everything, made, kept, changed, route,
-        module.append if module else None, module.summarise if module else None,
-        load_module(changed.text).update if changed else None,
-    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from vortex.schedule import Schedule
 from vortex.triton.attend import Workspace
-
-if TYPE_CHECKING:
-    from vortex.triton.backend import Kernels
+from vortex.triton.kernels import Kernels
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,17 +16,9 @@ from vortex.plan import Scaling, budget_pages, depth_of, plan_of, reserved_count
 from vortex.schedule import Schedule
 from vortex.triton.arrays import Shapes
 from vortex.triton.attend import Cache
-from vortex.triton.backend import (
-    Fields,
-    Kernels,
-    append_tokens,
-    follow,
-    kernels,
-    route,
-    route_again,
-    summarise_pages,
-)
+from vortex.triton.backend import Fields, append_tokens, follow, route, route_again, summarise_pages
 from vortex.triton.buffers import Buffers
+from vortex.triton.kernels import Kernels, kernels
 from vortex.triton.store import store_tokens
 from vortex.triton.tiles import Unfused
 

@@ -16,16 +16,9 @@ from vortex.schedule import Schedule
 from vortex.serving.sglang.bookkeeping import Turns, covered_tokens, newest_pages, paged
 from vortex.triton.arrays import Shapes
 from vortex.triton.attend import Cache, Workspace
-from vortex.triton.backend import (
-    Fields,
-    Kernels,
-    append_tokens,
-    attend_chosen,
-    follow,
-    kernels,
-    route,
-)
+from vortex.triton.backend import Fields, append_tokens, attend_chosen, follow, route
 from vortex.triton.buffers import Buffers, Followed
+from vortex.triton.kernels import Kernels, kernels
 from vortex.triton.schedules import StepShape, schedule_for
 from vortex.triton.store import store_tokens
 from vortex.triton.tiles import Unfused
