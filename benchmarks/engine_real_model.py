@@ -136,7 +136,7 @@ def compare(out: Path) -> list[dict[str, Any]]:
         ]
         found.append({
             "what": "agreement", "program": file.stem if file else "full attention",
-            **_agreement(*pair, right), **_speed(report),
+            **_agreement(pair[0], pair[1], right), **_speed(report),
         })  # fmt: skip
     return found
 
@@ -209,10 +209,9 @@ def main() -> None:
         if args.side == "local":
             evaluate(file, out, "local", ["--local"])
             continue
-        stage = Stage(
-            name, __file__, ["engine", "--run", str(file), "--out", str(out), "--device",
-                             args.device], file, {"SGLANG_VORTEX_INNER": "triton"},
-        )  # fmt: skip
+        inner = {"SGLANG_VORTEX_INNER": "triton"} if args.device == "cuda" else {}
+        run = ["engine", "--run", str(file), "--out", str(out), "--device", args.device]
+        stage = Stage(name, __file__, run, file, inner)
         run_stage(stage, out, end - time.monotonic(), args.device)
 
 

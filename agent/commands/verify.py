@@ -16,6 +16,7 @@ import click
 import torch
 
 from evals.parity import Shape, disagreement
+from runs.serving import engine_page
 from vortex.errors import ExitCode, VortexError, printable
 from vortex.exported import mismatches, read_exported
 from vortex.geometry import Geometry, geometry
@@ -92,7 +93,8 @@ def _checks(
     if why:
         return
     yield _kernels(candidate, model)
-    yield from _engine(folder, candidate, weights, context)
+    page = engine_page(candidate, model)
+    yield from _engine(folder, candidate, page, weights, context)
 
 
 def _own_target(folder: Path) -> str:
@@ -135,7 +137,7 @@ def _kernels(candidate: Candidate, model: Geometry) -> Check:
 
 
 def _engine(
-    folder: Path, candidate: Candidate, weights: str | None, context: int
+    folder: Path, candidate: Candidate, page: int, weights: str | None, context: int
 ) -> Iterator[Check]:  # fmt: skip
     why = ""
     if importlib.util.find_spec("sglang") is None:
@@ -148,16 +150,18 @@ def _engine(
         yield Check("engine", "not checked", why)
         yield Check("accuracy", "not checked", "needs real weights, and tasks of your own")
         return
-    yield from _served(folder, candidate, str(weights), context)
+    yield from _served(folder, candidate, page, str(weights), context)
     yield Check("accuracy", "not checked", "needs tasks of your own; see docs/serving.md")
 
 
-def _served(folder: Path, candidate: Candidate, weights: str, context: int) -> Iterator[Check]:
+def _served(
+    folder: Path, candidate: Candidate, page: int, weights: str, context: int
+) -> Iterator[Check]:  # fmt: skip
     from vortex.serving.sglang.bookkeeping import covered_tokens
 
     command = [
         sys.executable, "-m", "vortex.serving.sglang.check", weights,
-        str(covered_tokens(candidate)), str(candidate.page_size), str(context),
+        str(covered_tokens(candidate)), str(page), str(context),
     ]  # fmt: skip
     env = os.environ | {"SGLANG_VORTEX_PROGRAM": str(folder.resolve())}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)

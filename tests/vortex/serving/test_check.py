@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -60,3 +61,23 @@ def test_prompts_are_the_same_each_time_and_a_folder_without_a_model_is_refused(
     with pytest.raises(VortexError) as raised:
         main(str(tmp_path), 64, 16, 128)
     assert raised.value.code == "E808"
+
+
+def test_nothing_longer_than_the_model_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text('{"vocab_size": 300, "max_position_embeddings": 512}')
+    longest = []
+
+    def generate(input_ids: list[Any], sampling_params: dict[str, Any], **more: Any) -> list[Any]:
+        count = sampling_params["max_new_tokens"]
+        longest.append(max(map(len, input_ids)) + count)
+        return [reply(list(range(count))) for _ in input_ids]
+
+    made = SimpleNamespace(generate=generate, flush_cache=lambda: None, shutdown=lambda: None)
+    monkeypatch.setattr("vortex.serving.sglang.check.engine", lambda *a, **k: made)
+    monkeypatch.setenv("SGLANG_VORTEX_SWITCH", "")
+    main(str(tmp_path), 4096, 16, 8192)
+    assert 480 < max(longest) <= 512
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [s["what"] for s in said] == ["weights", "tokens", "decode tokens/s"]

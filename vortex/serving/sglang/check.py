@@ -18,6 +18,8 @@ from typing import Any
 
 from vortex.errors import ExitCode, VortexError
 
+_MANY = 136  # tokens of the longer replies of a speed check
+
 
 class Switch:
     """The byte that says what the next steps are: ``d`` dense, ``s`` sparse, ``-`` by the rule."""
@@ -102,12 +104,16 @@ def main(model: str, covered: int, page_size: int, context: int) -> None:
     """
     folder = Path(model)
     try:
-        vocab = int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"])
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        vocab, most = int(config["vocab_size"]), int(config["max_position_embeddings"])
     except (OSError, ValueError, KeyError, TypeError):
         raise VortexError(
-            f"{model} holds no config.json with a vocab_size", code="E808",
+            f"{model} holds no config.json with vocab_size and max_position_embeddings",
+            code="E808",
             hint="name a Hugging Face folder", exit_code=ExitCode.USAGE,
         ) from None  # fmt: skip
+    # A model may be shorter than what was asked for.
+    context, covered = min(context, most - _MANY - 8), min(covered, most)
     drawn = not any(folder.glob("*.safetensors"))
     with tempfile.TemporaryDirectory() as scratch:
         switch_file = Path(scratch) / "switch"
@@ -133,7 +139,7 @@ def main(model: str, covered: int, page_size: int, context: int) -> None:
         for _ in range(3):
             for mode, found in rates.items():
                 switch(mode)
-                found.append(round(decode_rate(made, prompts, 8, 136), 1))
+                found.append(round(decode_rate(made, prompts, 8, _MANY), 1))
         print(json.dumps({"what": "decode tokens/s", "rows": 8, "context": context,
                           "dense": rates["d"], "sparse": rates["s"]}), flush=True)  # fmt: skip
         made.shutdown()
