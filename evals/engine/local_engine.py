@@ -13,15 +13,17 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
+from torch.nn import functional
 
 from evals.engine.engine import MODES, Completion, Mode, Request, Sampling, failed
 from evals.models.huggingface import load_folder
+from evals.models.transformer import ModelSpec
 from evals.prefill import DenseCausal
 from vortex.ir import Candidate
 from vortex.paged import PagedDecode, PagedPool
 from vortex.plan import dense_layers, plan_of
 
-_KEPT = 4  # prompts whose caches are at hand for the other mode
+_KEPT = 4  # prompts whose caches are at hand, for the other mode and for who begins alike
 _SETTINGS = ("tokenizer_config.json", "generation_config.json", "config.json")
 
 
@@ -127,11 +129,14 @@ class LocalEngine:
     def _prefilled(self, tokens: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """The cache of a prompt, and the logits after it."""
         if tokens not in self._caches:
-            dense = DenseCausal(self.model.spec, len(tokens))
-            row = torch.tensor(tokens)[None]
+            alike = max(self._caches, key=lambda other: _common(other, tokens), default=())
+            shared = min(_common(alike, tokens), len(tokens) - 1)
+            known = self._caches[alike][0][:, :, :, :shared] if shared else None
+            dense = Continued(self.model.spec, len(tokens), known)
+            row = torch.tensor(tokens[shared:])[None]
             last = torch.zeros_like(row, dtype=torch.bool)
             last[0, -1] = True
-            places = torch.arange(len(tokens))[None]
+            places = torch.arange(shared, len(tokens))[None]
             logits = self.model.forward(row, places, dense, logits_at=last)[-1]
             self._caches[tokens] = dense.kv, logits
             while len(self._caches) > _KEPT:
@@ -156,6 +161,43 @@ class LocalEngine:
         )  # fmt: skip
         found.summarise()
         return found
+
+
+class Continued:
+    """Attention of a prefill that may begin with a cache.
+
+    Args:
+        tokens: of the whole prompt.
+        known: the cache of its first tokens, ``[layer, parts, kv_head, token, key_dim]``, or None.
+    """
+
+    def __init__(self, spec: ModelSpec, tokens: int, known: Tensor | None) -> None:
+        self.dense, self.first = DenseCausal(spec, tokens), 0
+        self.kv = self.dense.kv
+        if known is not None:
+            self.first = known.shape[3]
+            self.kv[:, :, :, : self.first] = known
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See Attend."""
+        if not self.first:
+            return self.dense(layer, q, k, v)
+        new = [k] if self.dense.cache.shared else [k, v]
+        for part, x in enumerate(new):
+            self.kv[layer, part, :, self.first :] = x[0].transpose(0, 1)
+        keys, values = (x[layer][None].float() for x in self.dense.cache.split(self.kv))
+        seen = torch.ones(q.shape[1], keys.shape[2], dtype=torch.bool).tril(self.first)
+        out = functional.scaled_dot_product_attention(
+            q.transpose(1, 2), keys, values, attn_mask=seen, enable_gqa=True,
+            scale=self.dense.scale,
+        )  # fmt: skip
+        return out.transpose(1, 2)
+
+
+def _common(one: tuple[int, ...], two: tuple[int, ...]) -> int:
+    """Tokens that both begin with."""
+    pairs = enumerate(zip(one, two, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(two)))
 
 
 def drawn(logits: Tensor, s: Sampling, draw: torch.Generator) -> int:

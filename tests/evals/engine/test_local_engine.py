@@ -129,3 +129,17 @@ def test_special_tokens_of_a_chat_format_may_be_objects(folder: Path) -> None:
 def test_the_folder_s_own_end_is_read(folder: Path) -> None:
     told = json.loads((folder / "config.json").read_text())["eos_token_id"]
     assert LocalEngine(folder, program(16))._ends() == {told}
+
+
+def test_a_prompt_that_begins_as_another_did_gives_what_it_gives_alone(folder: Path) -> None:
+    candidate, sampling = program(16), Sampling(12, ignore_end=True)
+    longer = (*PROMPT[:30], 5, 6, 7, 8, 9)
+    used, fresh = LocalEngine(folder, candidate), LocalEngine(folder, candidate)
+    for engine in (used, fresh):
+        engine.use("sparse")
+    prompts = [PROMPT, longer, PROMPT[:20], (*longer, 3)]
+    warm = used.generate([Request(p, sampling) for p in prompts])
+    for prompt, found in zip(prompts, warm, strict=True):
+        fresh.close()
+        (alone,) = fresh.generate([Request(prompt, sampling)])
+        assert alone.ids == found.ids
