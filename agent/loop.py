@@ -182,16 +182,16 @@ class Search:
     def _take(self, candidate: int, future: Future[list[Any]]) -> None:
         """Keep what a worker says, all of it or nothing."""
         try:
-            answers = future.result()
-        except MachineFault as fault:
+            answers = [_read(answer) for answer in future.result()]
+        except VortexError:
+            raise
+        except Exception as fault:  # the boundary of a worker: its fault is never a verdict
             self._faults[candidate] = self._faults.get(candidate, 0) + 1
-            self.store.note("infra_error", f"candidate {candidate}: {fault}")
+            what = fault if isinstance(fault, MachineFault) else f"{type(fault).__name__}: {fault}"
+            self.store.note("infra_error", f"{fault_head(candidate)} {what}")
             return
-        for answer in answers:
-            evaluation = Evaluation.model_validate(answer["evaluation"])
-            self.store.record(
-                candidate, evaluation, name=answer["name"], knobs=answer["knobs"] or None
-            )
+        for evaluation, name, knobs in answers:
+            self.store.record(candidate, evaluation, name=name, knobs=knobs)
 
     def _given_up(self, candidate: int) -> bool:
         """Whether the machine failed on it so often that only a later process tries again."""
@@ -310,6 +310,18 @@ class Search:
         dollars = self.studio.ledger.spent().dollars if self.studio else None
         return Progress("search", done, config.evaluations, running, _names(now), left, turns,
                         dollars)  # fmt: skip
+
+
+def fault_head(candidate: int) -> str:
+    """How the record of a machine's fault on a candidate begins."""
+    return f"candidate {candidate}:"
+
+
+def _read(answer: Mapping[str, Any]) -> tuple[Evaluation, str, dict[str, Any] | None]:
+    """What a worker says of a candidate: evaluation, name, knobs."""
+    return (
+        Evaluation.model_validate(answer["evaluation"]), answer["name"], answer["knobs"] or None,
+    )  # fmt: skip
 
 
 def _untimed(config: RunConfig, standing: Standing) -> bool:

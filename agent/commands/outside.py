@@ -16,6 +16,7 @@ from agent.commands.mcp import mcp
 from agent.commands.program_file import errors_as_json, parse_knobs, read_program
 from agent.outside import (
     OUTSIDE,
+    fault_of,
     front_facts,
     front_text,
     hand_in,
@@ -120,7 +121,7 @@ def _judge(store: Store, candidate: int, handler: str, *, as_json: bool) -> None
         raise click.exceptions.Exit(ExitCode.INTERRUPTED)
     if found.row.status == "waiting":
         raise VortexError(
-            f"candidate {candidate} is recorded, and the machine could not judge it", code="E509",
+            f"candidate {candidate} is recorded, and {fault_of(store, candidate)}", code="E509",
             hint=f"mend it, then: vortex-search resume {store.name}",
             exit_code=ExitCode.ENVIRONMENT,
         )  # fmt: skip
