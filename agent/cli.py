@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -20,7 +22,7 @@ from agent.commands import (
     tune_kernels,
     verify,
 )
-from vortex.errors import ExitCode, VortexError
+from vortex.errors import ExitCode, VortexError, error_facts
 
 
 class Commands(click.Group):
@@ -28,14 +30,18 @@ class Commands(click.Group):
 
     def main(self, *args: object, **kwargs: object) -> object:  # type: ignore[override]
         """Run; exits the process."""
+        given = args[0] if args else kwargs.get("args")
+        words = sys.argv[1:] if given is None else given
         try:
             # Without standalone mode, click returns the code of an Exit instead of leaving.
             code = super().main(*args, standalone_mode=False, **kwargs)  # type: ignore[call-overload]
         except VortexError as error:
             print(error.render(), file=sys.stderr)
+            _say_as_json(words, error_facts(error))
             sys.exit(error.exit_code)
         except click.ClickException as error:
             error.show()
+            _say_as_json(words, _usage_facts(error))
             sys.exit(ExitCode.USAGE)
         except (click.Abort, KeyboardInterrupt):
             print("interrupted", file=sys.stderr)
@@ -43,6 +49,21 @@ class Commands(click.Group):
         except BrokenPipeError:
             sys.exit(ExitCode.OK)
         sys.exit(code if isinstance(code, int) else ExitCode.OK)
+
+
+def _say_as_json(words: object, facts: dict[str, object]) -> None:
+    """The error as data on standard output, where ``--json`` is among the words."""
+    listed = list(words) if isinstance(words, Sequence) else []
+    if "--json" in listed[: listed.index("--") if "--" in listed else None]:
+        click.echo(json.dumps(facts, indent=2))
+
+
+def _usage_facts(error: click.ClickException) -> dict[str, object]:
+    """What click complains about, in the shape of the other errors."""
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "vortex-search"
+    found = VortexError(error.format_message(), code="E303", hint=f"{path} --help")
+    return error_facts(found)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -16,7 +16,7 @@ from agent.proposers.base import Proposer
 from agent.proposing import Sources
 from agent.standing import Standing, Standings, promotable, standings
 from agent.workers import HANDLER, crew_for
-from evals.models.fetch import cache_dir
+from evals.models.fetch import make_cache
 from evals.result import Evaluation, Sample, Stage, Status
 from runs.quality import order_problem
 from runs.records import RunConfig
@@ -25,7 +25,8 @@ from search_spaces.block_topk import SeedFile, controls, seeds
 from vortex.errors import VortexError
 
 _SCREEN_SECONDS, _PREFILL_SECONDS, _TRIES = 120.0, 600.0, 2
-_ORDER = ("RandomPages", "StreamingLLM", "Oracle")
+# Controls and the known algorithm between them, worst first, and what the leaderboard calls them.
+_ORDER = {"RandomPages": "random pages", "StreamingLLM": "StreamingLLM", "Oracle": "the oracle"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ class Search:
         )  # fmt: skip
 
     def _prefill(self, config: RunConfig) -> None:
-        cache_dir().mkdir(parents=True, exist_ok=True)
+        make_cache()
         crew = self._crew(config, config.workers, prefilling=True)
         total = config.rungs[-1]
         pending = {
@@ -340,12 +341,12 @@ def _names(now: Standings) -> tuple[str, ...]:
 def _controls(now: Standings) -> list[tuple[str, Sequence[Sample]]]:
     """The controls that were evaluated, from the one that must be worst to the best."""
     found: list[tuple[str, Sequence[Sample]]] = []
-    for name in _ORDER:
+    for name, words in _ORDER.items():
         standing = now.control(name) or next(
             (s for s in now.by_id.values() if s.record.name == name), None
         )
         if standing is not None and standing.samples:
-            found.append((name, standing.samples))
+            found.append((words, standing.samples))
     return found
 
 

@@ -56,7 +56,7 @@ def source_of(name: str) -> str:
     """
     if not _NAME.fullmatch(name):
         raise VortexError(
-            f"'{name[:40]}' is no name for an agent", code="E303",
+            f"'{printable(name, limit=40)}' is no name for an agent", code="E303",
             hint="up to 40 letters, digits, dots, dashes and underscores",
         )  # fmt: skip
     return OUTSIDE if name == OUTSIDE else f"{OUTSIDE}:{name}"

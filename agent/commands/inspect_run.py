@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from agent.commands.program_file import some_contexts
 from agent.llm.hypotheses import judge
 from agent.llm.turns import submission_of
 from agent.presentation import board_of
@@ -18,7 +19,7 @@ from agent.sealing import Sealing, members, seal
 from agent.standing import Standing, standings
 from agent.view import View
 from runs.board import cell_of, columns, shown
-from runs.export import best_of, export
+from runs.export import BEST_RULE, best_of, export
 from runs.leaderboard import render_csv, render_json, render_markdown, render_terminal
 from runs.ledger import Ledger
 from runs.naming import find_run, list_runs
@@ -58,7 +59,10 @@ def standing_of(store: Store, candidate: int) -> Standing:
 @DIR
 def runs_command(runs_dir: Path) -> None:
     """List the runs, oldest first."""
-    for name in list_runs(runs_dir):
+    names = list_runs(runs_dir)
+    if not names:
+        click.echo(f"there is no run in {runs_dir} that can be read", err=True)
+    for name in names:
         try:
             store = Store.open_to_read(runs_dir / name)
             config = store.config()
@@ -72,7 +76,9 @@ def runs_command(runs_dir: Path) -> None:
 @click.option("--json", "form", flag_value="json")
 @click.option("--markdown", "form", flag_value="markdown")
 @click.option("--csv", "form", flag_value="csv")
-@click.option("--top", type=int, help="Candidates to show.  [default: 20, or all with --csv]")
+@click.option(
+    "--top", type=click.IntRange(1), help="Candidates to show.  [default: 20, or all with --csv]"
+)
 @DIR
 def leaderboard(run: str | None, form: str | None, top: int | None, runs_dir: Path) -> None:
     """Show the best of a run, beside its controls."""
@@ -134,8 +140,8 @@ def _claim(store: Store, candidate: int) -> list[str]:
 
 @click.command("seal")
 @click.argument("run", required=False)
-@click.option("--contexts", default=12, show_default=True)
-@click.option("--workers", type=int)
+@click.option("--contexts", default=12, show_default=True, callback=some_contexts)
+@click.option("--workers", type=click.IntRange(1))
 @DIR
 def seal_command(run: str | None, contexts: int, workers: int | None, runs_dir: Path) -> None:
     """Re-measure front, seeds and controls on contexts that the search never saw."""
@@ -151,7 +157,7 @@ def seal_command(run: str | None, contexts: int, workers: int | None, runs_dir: 
 
 @click.command("export")
 @click.argument("run", required=False)
-@click.option("--best", is_flag=True, help="The front's fastest member that is surely tolerable.")
+@click.option("--best", is_flag=True, help=f"{BEST_RULE[0].upper()}{BEST_RULE[1:]}.")
 @click.option("--id", "candidate", type=int, help="This candidate.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True)
 @click.option("--force", is_flag=True, help="Replace what the folder holds.")
@@ -166,7 +172,7 @@ def export_command(
     board = board_of(store)
     if candidate is not None:
         standing_of(store, candidate)
-    row = best_of(board) if best else next(r for r in board.rows if r.id == candidate)
+    row, why = best_of(board) if best else (next(r for r in board.rows if r.id == candidate), "")
     if row.control:
         raise VortexError(f"candidate {row.id} is a control: it is not for use", code="E610",
                           hint="vortex-search front lists the candidates")  # fmt: skip
@@ -185,10 +191,12 @@ def export_command(
         target = None
     more = serving_files(row, board, bound, target)
     export(row, board, canonical, out, force=force, more=more)
-    click.echo(f"candidate {row.id} {printable(row.name)} is in {out}", err=True)
-    why = unservable(bound)
     if why:
-        click.echo(f"note: no engine can serve it yet: {why}; --id takes another", err=True)
+        click.echo(f"chose candidate {row.id} {printable(row.name)}: {why}", err=True)
+    click.echo(f"candidate {row.id} {printable(row.name)} is in {out}", err=True)
+    lacks = unservable(bound)
+    if lacks:
+        click.echo(f"note: no engine can serve it yet: {lacks}; --id takes another", err=True)
 
 
 @click.command()
