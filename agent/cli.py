@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +25,9 @@ from agent.commands import (
     tune_kernels,
     verify,
 )
-from vortex.errors import ExitCode, VortexError, error_facts
+from vortex.errors import ExitCode, VortexError, error_facts, unwritable
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class Commands(click.Group):
@@ -47,8 +52,22 @@ class Commands(click.Group):
             print("interrupted", file=sys.stderr)
             sys.exit(ExitCode.INTERRUPTED)
         except BrokenPipeError:
+            _mute()
             sys.exit(ExitCode.OK)
+        except OSError as error:
+            if error.filename is not None or error.errno not in _NO_ROOM:
+                raise
+            _mute()
+            where = Path("standard output")
+            print(unwritable(where, error, "send it elsewhere").render(), file=sys.stderr)
+            sys.exit(ExitCode.ENVIRONMENT)
         sys.exit(code if isinstance(code, int) else ExitCode.OK)
+
+
+def _mute() -> None:
+    """What is left for standard output goes nowhere: flushing it at exit would fail once more."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say_as_json(words: object, facts: dict[str, object]) -> None:

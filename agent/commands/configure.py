@@ -21,6 +21,7 @@ from runs.records import RunConfig
 from search_spaces.block_topk import seeds
 from vortex.devices import device as device_named
 from vortex.errors import VortexError, printable
+from vortex.workload import Workload
 
 _LARGEST, _SHOWN = 2.0**53, 8
 _HINT = "vortex-search start --help lists the options"
@@ -188,33 +189,31 @@ def _validated(values: dict[str, Any], wrong: dict[str, VortexError]) -> RunConf
                 f"{printable(model, limit=80)!r} has no price like this", code="E704",
                 hint="dollars for a million tokens, none below 0",
             ))  # fmt: skip
+    try:
+        Workload(config.batch, config.context, kv_dtype=config.kv_dtype)
+    except VortexError as error:
+        wrong.setdefault("batch" if config.batch > config.context else "context", error)
     return config
 
 
-def require_finite(values: Mapping[str, Any]) -> None:
-    """Refuse what would pass a comparison and limit nothing.
+def changed(config: RunConfig, given: Mapping[str, Any]) -> RunConfig:
+    """A run's configuration with other caps.
 
     Raises:
-        VortexError: E303, a value is not finite, or too large.
+        VortexError: E303, with all that is wrong.
     """
-    for name, value in values.items():
-        if isinstance(value, int | float) and not -_LARGEST < value < _LARGEST:
-            raise _unusable(name, value)
+    wrong: dict[str, VortexError] = {}
+    found = _validated({**config.model_dump(), **given}, wrong)
+    idle = [] if config.agents else [n for n in _idle(given) if n not in wrong]
+    if idle:
+        wrong[idle[0]] = _no_models(idle)
+    if found is None or wrong:
+        raise _together(wrong, list(given))
+    return found
 
 
 def _unusable(name: str, value: float) -> VortexError:
     return VortexError(f"{name}: {value} is no usable number", code="E303", hint=_HINT)
-
-
-def refuse_for_models(values: Mapping[str, Any]) -> None:
-    """Refuse what says something to language models alone, where none proposes.
-
-    Raises:
-        VortexError: E303.
-    """
-    idle = _idle(values)
-    if idle:
-        raise _no_models(idle)
 
 
 def _idle(values: Mapping[str, Any]) -> list[str]:

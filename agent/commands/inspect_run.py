@@ -23,6 +23,7 @@ from runs.export import BEST_RULE, best_of, export
 from runs.leaderboard import render_csv, render_json, render_markdown, render_terminal
 from runs.ledger import Ledger
 from runs.naming import find_run, list_runs
+from runs.records import MOST_WORKERS
 from runs.report import write_report
 from runs.serving import serving_files
 from runs.store import Store
@@ -141,7 +142,7 @@ def _claim(store: Store, candidate: int) -> list[str]:
 @click.command("seal")
 @click.argument("run", required=False)
 @click.option("--contexts", default=12, show_default=True, callback=some_contexts)
-@click.option("--workers", type=click.IntRange(1))
+@click.option("--workers", type=click.IntRange(1, MOST_WORKERS))
 @DIR
 def seal_command(run: str | None, contexts: int, workers: int | None, runs_dir: Path) -> None:
     """Re-measure front, seeds and controls on contexts that the search never saw."""

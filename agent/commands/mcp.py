@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from agent.commands.configure import make_config
+from agent.commands.configure import changed, make_config
 from agent.commands.inspect_run import DIR
 from agent.commands.search import start
 from agent.mcp_server import require_mcp, serve
@@ -45,8 +45,12 @@ def mcp(run: str | None, name: str, runs_dir: Path, file: Path | None, **options
         )  # fmt: skip
     if run is not None:
         store = Store.open_to_write(find_run(runs_dir, run))
-        if options["evaluations"] is not None:
-            _enlarge(store, int(options["evaluations"]))
+        try:
+            if options["evaluations"] is not None:
+                store.extend(changed(store.config(), {"evaluations": options["evaluations"]}))
+        except VortexError:
+            store.close()
+            raise
         fetched(store.config().accuracy_model, _say)
     else:
         config = make_config(file, options)
@@ -57,20 +61,6 @@ def mcp(run: str | None, name: str, runs_dir: Path, file: Path | None, **options
         store = Store.create(runs_dir, config, environment())
     _say(f"serving run {store.name} in {store.folder}")
     serve(store, source)
-
-
-def _enlarge(store: Store, evaluations: int) -> None:
-    """Another budget for a run that goes on.
-
-    Raises:
-        VortexError: E303, not a number of evaluations.
-    """
-    if evaluations < 1:
-        store.close()
-        raise VortexError(
-            f"{evaluations} evaluations are none", code="E303", hint="a number above 0"
-        )
-    store.extend(store.config().model_copy(update={"evaluations": evaluations}))
 
 
 def _say(line: str) -> None:

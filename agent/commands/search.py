@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from pydantic import ValidationError
 
-from agent.commands.configure import make_config, refuse_for_models, require_finite
+from agent.commands.configure import changed, make_config
 from agent.llm.account import Agent
 from agent.llm.expenses import summary
 from agent.llm.prefix import prefix
@@ -121,18 +120,12 @@ def resume(run: str | None, runs_dir: Path, **changes: Any) -> None:
     store = Store.open_to_write(find_run(runs_dir, run))
     given = {k: v for k, v in changes.items() if v is not None}
     try:
-        config = RunConfig.model_validate({**store.config().model_dump(), **given})
-        require_finite(given)
-        if not config.agents:
-            refuse_for_models(given)
+        config = changed(store.config(), given)
         check_agents(config)
         if given:  # only what can work is kept
             store.extend(config)
         _make_ready(config)
         agents = _recruited_again(store, config)
-    except ValidationError as error:
-        store.close()
-        raise VortexError(str(error.errors()[0]["msg"]), code="E303") from None
     except VortexError:
         store.close()
         raise

@@ -95,3 +95,21 @@ def test_more_contexts_than_any_machine_gets_through_are_refused() -> None:
     for command in (["start"], ["evaluate", "x.py"], ["minimise", "x.py"], ["seal"]):
         done = CliRunner().invoke(main, [*command, "--contexts", "99999999999"])
         assert done.exit_code == 2 and "E303" in done.stderr and "too many" in done.stderr, command
+
+
+def test_wrong_caps_of_a_run_that_goes_on_are_named_and_said_together(tmp_path: Path) -> None:
+    store = Store.create(tmp_path, RunConfig(), {})
+    store.close()
+    words = ["resume", "--workers", "0", "--minutes", "nan", "--max-cost", "3"]
+    done = CliRunner().invoke(main, [*words, "--runs-dir", str(tmp_path)])
+    said = done.stderr.splitlines()[0]
+    assert done.exit_code == 2
+    assert said.index("workers:") < said.index("minutes:") < said.index("--max-cost: for")
+    assert Store.open_to_read(store.folder).config() == RunConfig()
+
+
+@pytest.mark.parametrize("option", ["workers", "batch", "context"])
+def test_sizes_that_no_machine_has_are_refused(option: str) -> None:
+    with pytest.raises(VortexError) as caught:
+        make_config(None, {"device": "cpu", option: 10**11})
+    assert caught.value.code in ("E302", "E303") and option in caught.value.message

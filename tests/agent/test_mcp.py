@@ -261,6 +261,7 @@ def test_the_command_refuses_what_makes_no_sense(tmp_path: Path) -> None:
         (["--run", folder.name, "--context", "4096"], "E303", 2),
         (["--run", "x"], "E606", 2),
         (["--run", folder.name, "--evaluations", "0"], "E303", 2),
+        (["--run", folder.name, "--evaluations", "9" * 24], "E303", 2),
         (["--name", "a b"], "E303", 2),
         (["--model", "no-such-model"], "E401", 2),
     ):
