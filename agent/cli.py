@@ -52,7 +52,6 @@ class Commands(click.Group):
             print("interrupted", file=sys.stderr)
             sys.exit(ExitCode.INTERRUPTED)
         except BrokenPipeError:
-            _mute()
             sys.exit(ExitCode.OK)
         except OSError as error:
             if error.filename is not None or error.errno not in _NO_ROOM:

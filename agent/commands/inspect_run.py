@@ -78,12 +78,16 @@ def runs_command(runs_dir: Path) -> None:
 @click.option("--markdown", "form", flag_value="markdown")
 @click.option("--csv", "form", flag_value="csv")
 @click.option(
-    "--top", type=click.IntRange(1), help="Candidates to show.  [default: 20, or all with --csv]"
+    "--top", type=click.IntRange(1), help="Candidates to show.  [default: 20; all as JSON or CSV]"
 )
 @DIR
 def leaderboard(run: str | None, form: str | None, top: int | None, runs_dir: Path) -> None:
     """Show the best of a run, beside its controls."""
     board = board_of(opened(runs_dir, run))
+    if top is not None:
+        shown_ids = {r.id for r in [r for r in board.rows if not r.control][:top]}
+        rows = tuple(r for r in board.rows if r.control or r.id in shown_ids)
+        board = dataclasses.replace(board, rows=rows)
     if form == "json":
         click.echo(render_json(board))
     elif form == "csv":

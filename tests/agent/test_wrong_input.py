@@ -33,6 +33,14 @@ def test_a_leaderboard_of_no_candidates_is_refused(top: str) -> None:
     assert done.exit_code == 2 and "--top" in done.stderr and not done.stdout
 
 
+@pytest.mark.parametrize("form", ["--json", "--csv", "--markdown"])
+def test_every_form_of_the_leaderboard_shows_as_many_as_asked_for(form: str) -> None:
+    shown, few = ran("leaderboard", *RUNS, form), ran("leaderboard", *RUNS, form, "--top", "3")
+    assert len(few.stdout) < len(shown.stdout)
+    if form == "--json":
+        assert [r["control"] for r in json.loads(few.stdout)["rows"]].count(False) == 3
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
