@@ -73,15 +73,19 @@ def _candidates(store: Store, a: int, b: int, *, as_json: bool) -> None:
             for n, d in results.items() if d.n > 1
         }  # fmt: skip
         data["predicted_step_seconds"] = [left.seconds, right.seconds]
-        click.echo(json.dumps(data, indent=2))
+        click.echo(json.dumps(finite(data), indent=2))
         return
     click.echo(f"{a} {printable(left.record.name)} minus {b} {printable(right.record.name)} "
                "(measured, paired by context; negative: the first loses less)")  # fmt: skip
     for name, d in results.items():
         text = f"{d.value:+.3f} ± {d.error:.3f}  ({d.z:+.1f} s.e., n = {d.n})" if d.n > 1 else "–"
         click.echo(f"  {name:12} {text}")
-    click.echo(f"  step         {left.seconds * 1e3:.3f} ms against {right.seconds * 1e3:.3f} ms, "
+    click.echo(f"  step         {_step(left.seconds)} against {_step(right.seconds)}, "
                f"predicted for {now.config.price_for}")  # fmt: skip
+
+
+def _step(seconds: float) -> str:
+    return f"{seconds * 1e3:.3f} ms" if math.isfinite(seconds) else "–"
 
 
 def _runs(a: str, b: str, runs_dir: Path, *, seed: int, as_json: bool) -> None:

@@ -51,7 +51,7 @@ def standing_of(store: Store, candidate: int) -> Standing:
     if candidate not in found:
         raise VortexError(
             f"run {store.name} has no candidate {candidate}", code="E610",
-            hint=f"it has 1 to {max(found, default=0)}",
+            hint=f"it has 1 to {max(found)}" if found else "it has none yet",
         )  # fmt: skip
     return found[candidate]
 

@@ -129,6 +129,24 @@ def test_a_runs_folder_that_cannot_be_made_names_what_is_in_the_way(tmp_path: Pa
     assert done.exit_code == 3 and f"{tmp_path} is a folder" in done.stderr
 
 
+def test_candidates_that_were_not_judged_are_compared_without_infinity(tmp_path: Path) -> None:
+    store = Store.create(tmp_path, RunConfig(), {})
+    for name in ("A", "B"):
+        store.add(text=f"class {name}: ...", knobs={}, proposer="user", name=name)
+    store.close()
+    words = ["compare", "1", "2", "--runs-dir", str(tmp_path)]
+    assert json.loads(ran(*words, "--json").stdout)["predicted_step_seconds"] == [None, None]
+    shown = ran(*words)
+    assert shown.exit_code == 0 and "step         – against –" in shown.stdout
+    assert "Infinity" not in ran(*words, "--json").stdout and "inf" not in shown.stdout
+
+
+def test_a_run_without_candidates_says_so(tmp_path: Path) -> None:
+    Store.create(tmp_path, RunConfig(), {}).close()
+    done = ran("show", "1", "--runs-dir", str(tmp_path))
+    assert done.exit_code == 2 and "hint: it has none yet" in done.stderr
+
+
 def test_export_says_what_it_chose_and_by_which_rule(tmp_path: Path) -> None:
     shown = " ".join(ran("export", "--help").stdout.split())
     assert "whose loss gap plus 1.64 standard errors is at most 0.25; if none is, the one with " \
