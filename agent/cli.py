@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import json
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -20,7 +25,9 @@ from agent.commands import (
     tune_kernels,
     verify,
 )
-from vortex.errors import ExitCode, VortexError
+from vortex.errors import ExitCode, VortexError, error_facts, unwritable
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class Commands(click.Group):
@@ -28,21 +35,53 @@ class Commands(click.Group):
 
     def main(self, *args: object, **kwargs: object) -> object:  # type: ignore[override]
         """Run; exits the process."""
+        given = args[0] if args else kwargs.get("args")
+        words = sys.argv[1:] if given is None else given
         try:
             # Without standalone mode, click returns the code of an Exit instead of leaving.
             code = super().main(*args, standalone_mode=False, **kwargs)  # type: ignore[call-overload]
         except VortexError as error:
             print(error.render(), file=sys.stderr)
+            _say_as_json(words, error_facts(error))
             sys.exit(error.exit_code)
         except click.ClickException as error:
             error.show()
+            _say_as_json(words, _usage_facts(error))
             sys.exit(ExitCode.USAGE)
         except (click.Abort, KeyboardInterrupt):
             print("interrupted", file=sys.stderr)
             sys.exit(ExitCode.INTERRUPTED)
         except BrokenPipeError:
             sys.exit(ExitCode.OK)
+        except OSError as error:
+            if error.filename is not None or error.errno not in _NO_ROOM:
+                raise
+            _mute()
+            where = Path("standard output")
+            print(unwritable(where, error, "send it elsewhere").render(), file=sys.stderr)
+            sys.exit(ExitCode.ENVIRONMENT)
         sys.exit(code if isinstance(code, int) else ExitCode.OK)
+
+
+def _mute() -> None:
+    """What is left for standard output goes nowhere: flushing it at exit would fail once more."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _say_as_json(words: object, facts: dict[str, object]) -> None:
+    """The error as data on standard output, where ``--json`` is among the words."""
+    listed = list(words) if isinstance(words, Sequence) else []
+    if "--json" in listed[: listed.index("--") if "--" in listed else None]:
+        click.echo(json.dumps(facts, indent=2))
+
+
+def _usage_facts(error: click.ClickException) -> dict[str, object]:
+    """What click complains about, in the shape of the other errors."""
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "vortex-search"
+    found = VortexError(error.format_message(), code="E303", hint=f"{path} --help")
+    return error_facts(found)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +16,7 @@ from agent.llm.prefix import prefix
 from agent.llm.tools import TOOLS
 from agent.outside import (
     desk_for,
+    fault_of,
     front_facts,
     front_text,
     hand_in,
@@ -27,7 +30,7 @@ from agent.presentation import board_of
 from agent.providers.records import ToolCall, ToolSpec
 from agent.workers import HANDLER
 from runs.store import Store
-from vortex.errors import VortexError
+from vortex.errors import VortexError, printable
 
 WAIT = 50.0  # seconds: many clients give up on a call after a minute
 _NOTHING = {"type": "object", "properties": {}, "additionalProperties": False}
@@ -117,7 +120,7 @@ class Door:
             )
             return Reply(text, True, data)
         if found.row.status == "waiting":
-            why = self._problem or "the machine could not judge it"
+            why = self._problem or fault_of(self._store, candidate)
             text = f"candidate {candidate} is recorded and not judged: {why}"
             return Reply(text, False, data)
         return Reply(outcome_text(found), True, data)
@@ -145,14 +148,25 @@ class Door:
                 ticket = self._asked
             if self._stopped.is_set():
                 return
-            problem = "an error of ours ended the evaluation; standard error has more"
-            try:
-                judge_pending(self._store, handler=self._handler, interrupted=self._stopped.is_set)
-                problem = ""
-            except VortexError as error:
-                problem = error.render()
-                print(problem, file=sys.stderr, flush=True)
-            finally:
-                with self._news:
-                    self._done, self._problem = ticket, problem
-                    self._news.notify_all()
+            problem = self._pass()
+            with self._news:
+                self._done, self._problem = ticket, problem
+                self._news.notify_all()
+
+    def _pass(self) -> str:
+        """Judge what waits; what went wrong, or ''. A fault is in the record, and ends no door."""
+        try:
+            judge_pending(self._store, handler=self._handler, interrupted=self._stopped.is_set)
+        except VortexError as error:
+            print(error.render(), file=sys.stderr, flush=True)
+            return error.render()
+        except Exception as error:  # as at the boundary of a worker: our fault, never a verdict
+            traceback.print_exc(file=sys.stderr)
+            what = printable(f"{type(error).__name__}: {error}", limit=200)
+            with contextlib.suppress(VortexError):  # a record that cannot be written is said above
+                self._store.note("infra_error", f"a pass of the door ended: {what}")
+            return (
+                f"an error of ours ended the evaluation ({what}); it is tried again with the next "
+                "submission, and standard error has more"
+            )
+        return ""

@@ -16,7 +16,7 @@ from agent.proposers.base import Proposer
 from agent.proposing import Sources
 from agent.standing import Standing, Standings, promotable, standings
 from agent.workers import HANDLER, crew_for
-from evals.models.fetch import cache_dir
+from evals.models.fetch import make_cache
 from evals.result import Evaluation, Sample, Stage, Status
 from runs.quality import order_problem
 from runs.records import RunConfig
@@ -25,7 +25,8 @@ from search_spaces.block_topk import SeedFile, controls, seeds
 from vortex.errors import VortexError
 
 _SCREEN_SECONDS, _PREFILL_SECONDS, _TRIES = 120.0, 600.0, 2
-_ORDER = ("RandomPages", "StreamingLLM", "Oracle")
+# Controls and the known algorithm between them, worst first, and what the leaderboard calls them.
+_ORDER = {"RandomPages": "random pages", "StreamingLLM": "StreamingLLM", "Oracle": "the oracle"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ class Search:
         )  # fmt: skip
 
     def _prefill(self, config: RunConfig) -> None:
-        cache_dir().mkdir(parents=True, exist_ok=True)
+        make_cache()
         crew = self._crew(config, config.workers, prefilling=True)
         total = config.rungs[-1]
         pending = {
@@ -182,16 +183,16 @@ class Search:
     def _take(self, candidate: int, future: Future[list[Any]]) -> None:
         """Keep what a worker says, all of it or nothing."""
         try:
-            answers = future.result()
-        except MachineFault as fault:
+            answers = [_read(answer) for answer in future.result()]
+        except VortexError:
+            raise
+        except Exception as fault:  # the boundary of a worker: its fault is never a verdict
             self._faults[candidate] = self._faults.get(candidate, 0) + 1
-            self.store.note("infra_error", f"candidate {candidate}: {fault}")
+            what = fault if isinstance(fault, MachineFault) else f"{type(fault).__name__}: {fault}"
+            self.store.note("infra_error", f"{fault_head(candidate)} {what}")
             return
-        for answer in answers:
-            evaluation = Evaluation.model_validate(answer["evaluation"])
-            self.store.record(
-                candidate, evaluation, name=answer["name"], knobs=answer["knobs"] or None
-            )
+        for evaluation, name, knobs in answers:
+            self.store.record(candidate, evaluation, name=name, knobs=knobs)
 
     def _given_up(self, candidate: int) -> bool:
         """Whether the machine failed on it so often that only a later process tries again."""
@@ -312,6 +313,18 @@ class Search:
                         dollars)  # fmt: skip
 
 
+def fault_head(candidate: int) -> str:
+    """How the record of a machine's fault on a candidate begins."""
+    return f"candidate {candidate}:"
+
+
+def _read(answer: Mapping[str, Any]) -> tuple[Evaluation, str, dict[str, Any] | None]:
+    """What a worker says of a candidate: evaluation, name, knobs."""
+    return (
+        Evaluation.model_validate(answer["evaluation"]), answer["name"], answer["knobs"] or None,
+    )  # fmt: skip
+
+
 def _untimed(config: RunConfig, standing: Standing) -> bool:
     """Whether a candidate waits for its turn on the GPU."""
     wanted = config.on_gpu and config.throughput and not standing.record.control
@@ -328,12 +341,12 @@ def _names(now: Standings) -> tuple[str, ...]:
 def _controls(now: Standings) -> list[tuple[str, Sequence[Sample]]]:
     """The controls that were evaluated, from the one that must be worst to the best."""
     found: list[tuple[str, Sequence[Sample]]] = []
-    for name in _ORDER:
+    for name, words in _ORDER.items():
         standing = now.control(name) or next(
             (s for s in now.by_id.values() if s.record.name == name), None
         )
         if standing is not None and standing.samples:
-            found.append((name, standing.samples))
+            found.append((words, standing.samples))
     return found
 
 

@@ -14,7 +14,7 @@ from agent.llm.hypotheses import Judged, judge
 from agent.llm.quoting import one_line, program_text
 from agent.llm.submission import Submission
 from agent.llm.turns import claim_of, submission_of
-from agent.loop import Progress, Search
+from agent.loop import Progress, Search, fault_head
 from agent.presentation import board_of
 from agent.providers.records import ToolCall
 from agent.standing import Standings, standings
@@ -56,7 +56,7 @@ def source_of(name: str) -> str:
     """
     if not _NAME.fullmatch(name):
         raise VortexError(
-            f"'{name[:40]}' is no name for an agent", code="E303",
+            f"'{printable(name, limit=40)}' is no name for an agent", code="E303",
             hint="up to 40 letters, digits, dots, dashes and underscores",
         )  # fmt: skip
     return OUTSIDE if name == OUTSIDE else f"{OUTSIDE}:{name}"
@@ -164,6 +164,14 @@ def outcome_of(store: Store, candidate: int) -> Outcome:
     now = standings(store, store.config())
     judged = judge(now, {candidate: said[candidate]}) if candidate in said else []
     return Outcome(row, judged[0] if judged else None, left_of(store))
+
+
+def fault_of(store: Store, candidate: int) -> str:
+    """Why the machine could not judge a candidate, by the last fault in the record."""
+    head = f"{fault_head(candidate)} "
+    found = [m for kind, m, _ in store.events() if kind == "infra_error" and m.startswith(head)]
+    why = f": {printable(found[-1][len(head) :], limit=300)}" if found else ""
+    return f"the machine could not judge it{why}"
 
 
 def outcome_facts(outcome: Outcome) -> dict[str, object]:

@@ -13,11 +13,20 @@ from urllib.parse import quote
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError
 
-from vortex.errors import ExitCode, VortexError
+from vortex.errors import ExitCode, VortexError, unwritable
+
+_AGAIN = "then: vortex-search resume"
+# What SQLite says, and what helps.
+_REPAIRS = {
+    "full": f"free some space, {_AGAIN}",
+    "disk I/O": f"free some space or mend the disk, {_AGAIN}",
+    "readonly": "change the permissions of {folder}, or copy it to where you may write",
+    "unable to open": "change the permissions of {folder} and its run.db, or copy it",
+}
 
 
 def require(folder: Path) -> None:
-    if not (folder / "run.db").is_file():
+    if not os.path.isfile(folder / "run.db"):
         raise VortexError(
             f"{folder} is no run", code="E605", hint="vortex-search runs lists the runs"
         )
@@ -46,7 +55,11 @@ def engine_of(folder: Path, *, write: bool) -> Engine:
     mode = "rwc" if write else "ro"
     # Quoted twice: SQLAlchemy and SQLite each decode once.
     path = quote(quote(str((folder / "run.db").resolve())))
-    engine = create_engine(f"sqlite:///file:{path}?mode={mode}&uri=true")
+    # SQLite would write beside the file even to read it: where that cannot be and nobody writes, it
+    # is told so.
+    still = not write and not os.access(folder, os.W_OK) and not (folder / "run.db-wal").exists()
+    fixed = "&immutable=1" if still else ""
+    engine = create_engine(f"sqlite:///file:{path}?mode={mode}{fixed}&uri=true")
 
     @event.listens_for(engine, "connect")
     def _setup(connection: Any, _: object) -> None:
@@ -68,8 +81,12 @@ def damaged(folder: Path, why: str) -> VortexError:
 
 
 @contextlib.contextmanager
-def disk_errors(folder: Path) -> Iterator[None]:
-    """Turn what the disk and SQLite complain about into messages."""
+def disk_errors(folder: Path, other: str = "choose another --runs-dir") -> Iterator[None]:
+    """Turn what the disk and SQLite complain about into messages.
+
+    Args:
+        other: what helps where the folder cannot be written.
+    """
     try:
         yield
     except DatabaseError as error:
@@ -81,20 +98,14 @@ def disk_errors(folder: Path) -> Iterator[None]:
                 hint="try again in a moment",
                 exit_code=ExitCode.ENVIRONMENT,
             ) from None
-        if any(word in text for word in ("full", "disk I/O", "readonly", "unable to open")):
-            raise VortexError(
-                f"cannot write run {folder.name}: {text}",
-                code="E604",
-                hint="free some space or mend permissions, then: vortex-search resume",
-                exit_code=ExitCode.ENVIRONMENT,
-            ) from None
+        for word, hint in _REPAIRS.items():
+            if word in text:
+                raise VortexError(
+                    f"cannot use run {folder.name}: {text}", code="E604",
+                    hint=hint.format(folder=folder), exit_code=ExitCode.ENVIRONMENT,
+                ) from None  # fmt: skip
         raise damaged(folder, text) from None
     except ValueError as error:
         raise damaged(folder, f"a row cannot be read: {type(error).__name__}") from None
     except OSError as error:
-        raise VortexError(
-            f"cannot write to {folder}: {error.strerror or error}",
-            code="E604",
-            hint="free some space, mend permissions, or choose another --runs-dir",
-            exit_code=ExitCode.ENVIRONMENT,
-        ) from None
+        raise unwritable(folder, error, other) from None

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -13,14 +14,17 @@ from pathlib import Path
 
 from runs.board import MORE, UNITS, Board, Row, cell_of, columns, finite, shown, workload_of
 from runs.leaderboard import escaped, facts
-from vortex.errors import ExitCode, VortexError
+from vortex.errors import ExitCode, VortexError, unwritable
+
+TOLERABLE, SURE = 0.25, 1.64  # a loss gap, and the standard errors that are added to one
+BEST_RULE = (
+    f"the front's fastest member whose loss gap plus {SURE} standard errors is at most {TOLERABLE};"
+    " if none is, the one with the smallest loss gap"
+)
 
 
-def best_of(board: Board, *, tolerable: float = 0.25) -> Row:
-    """The front's fastest member that is surely tolerable.
-
-    Its loss gap plus 1.64 standard errors is at most ``tolerable``; if none is, the member with
-    the smallest loss gap.
+def best_of(board: Board) -> tuple[Row, str]:
+    """The candidate that :data:`BEST_RULE` says, and why it is that one.
 
     Raises:
         VortexError: E609, nothing is on the front.
@@ -34,15 +38,25 @@ def best_of(board: Board, *, tolerable: float = 0.25) -> Row:
 
     def bound(row: Row) -> float:
         value, error = row.loss_gap.value, row.loss_gap.error
-        return math.inf if value is None or error is None else value + 1.64 * error
+        return math.inf if value is None or error is None else value + SURE * error
 
     def known(value: float | None) -> float:
         return math.inf if value is None else value
 
-    good = [r for r in members if bound(r) <= tolerable]
+    good = [r for r in members if bound(r) <= TOLERABLE]
     if good:
-        return min(good, key=lambda r: known(r.seconds))
-    return min(members, key=lambda r: known(r.loss_gap.value))
+        best = min(good, key=lambda r: known(r.seconds))
+        said = f"at most {TOLERABLE}, and the fastest of {len(good)} such on the front"
+        return best, f"its loss gap {_gap(best)} plus {SURE} standard errors is {said}"
+    best = min(members, key=lambda r: known(r.loss_gap.value))
+    return best, (
+        f"its loss gap {_gap(best)} is the smallest of the {len(members)} on the front, of which "
+        f"none is at most {TOLERABLE} with {SURE} standard errors added"
+    )
+
+
+def _gap(row: Row) -> str:
+    return "(not measured)" if row.loss_gap.value is None else shown(row.loss_gap, ".3f")
 
 
 def export(
@@ -57,9 +71,11 @@ def export(
     Raises:
         VortexError: E607, the folder holds something; E604, it cannot be written.
     """
-    taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
-    ours = (out / "manifest.json").is_file()  # only what we wrote is ever replaced
-    if taken and not (force and ours):
+    # os.path answers no where pathlib raises; what may not be looked at cannot be written either.
+    if os.path.lexists(out) and not os.path.isdir(out):
+        raise VortexError(f"{out} is a file", code="E607", hint="name a folder with -o")
+    ours = os.path.isfile(out / "manifest.json")  # only what we wrote is ever replaced
+    if os.path.isdir(out) and _holds(out) and not (force and ours):
         hint = "name another folder, or pass --force" if ours else "name another folder"
         raise VortexError(f"{out} is not empty", code="E607", hint=hint)
     files = {
@@ -74,7 +90,7 @@ def export(
         out.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=".export-"))
     except OSError as error:
-        raise _unwritable(out, error) from None
+        raise unwritable(out, error, "name another folder with -o") from None
     try:
         for name, text in files.items():
             (aside / name).parent.mkdir(parents=True, exist_ok=True)
@@ -95,14 +111,19 @@ def export(
             aside.rename(out)
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
-        raise _unwritable(out, error) from None
+        raise unwritable(out, error, "name another folder with -o") from None
 
 
-def _unwritable(out: Path, error: OSError) -> VortexError:
-    return VortexError(
-        f"cannot write {out}: {error.strerror or error}", code="E604",
-        hint="free some space, or name another folder", exit_code=ExitCode.ENVIRONMENT,
-    )  # fmt: skip
+def _holds(folder: Path) -> bool:
+    """Whether a folder holds something.
+
+    Raises:
+        VortexError: E604, it may not be looked into.
+    """
+    try:
+        return any(folder.iterdir())
+    except OSError as error:
+        raise unwritable(folder, error, "name another folder with -o") from None
 
 
 def _metrics(row: Row, board: Board) -> dict[str, object]:

@@ -29,9 +29,11 @@ def new_folder(runs_dir: Path) -> Path:
 
 def list_runs(runs_dir: Path) -> list[str]:
     """Names of the runs in a folder, newest last."""
-    if not runs_dir.is_dir():
+    try:
+        # os.path answers no where pathlib raises: what may not be looked at is no run of ours.
+        found = [p for p in runs_dir.iterdir() if os.path.isfile(p / "run.db")]
+    except OSError:
         return []
-    found = [p for p in runs_dir.iterdir() if (p / "run.db").is_file()]
     return [p.name for p in sorted(found, key=lambda p: (p / "run.db").stat().st_ctime)]
 
 
@@ -50,7 +52,7 @@ def find_run(runs_dir: Path, name: str | None) -> Path:
             )
         return runs_dir / newest
     assert name is not None
-    if "/" in name and Path(name).is_dir():
+    if "/" in name and os.path.isdir(name):
         return Path(name)
     fits = [n for n in known if n.startswith(name)]
     if name in known or len(fits) == 1:

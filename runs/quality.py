@@ -83,7 +83,7 @@ def order_problem(ordered: Sequence[tuple[str, Sequence[Sample]]]) -> str:
         found = estimate(gaps)
         if found is not None and found.n > 1 and found.value > 2 * found.error:
             return (
-                f"'{better}' loses {found.value:.2f} ± {found.error:.2f} nats more than '{worse}' "
+                f"{better} loses {found.value:.2f} ± {found.error:.2f} nats more than {worse} "
                 "on the needle task"
             )
     return ""

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from evals.result import Record
 
 SCHEMA_VERSION = 3
+MOST_WORKERS = 1024  # processes on one machine
 
 
 class RunConfig(Record):
@@ -43,7 +44,7 @@ class RunConfig(Record):
     evaluations: int = Field(default=60, ge=1)
     minutes: float | None = Field(default=None, gt=0)
     seed: int = 0
-    workers: int = Field(default=2, ge=1)
+    workers: int = Field(default=2, ge=1, le=MOST_WORKERS)
     rungs: tuple[int, ...] = (3, 8, 24)
     keep: float = Field(default=0.34, gt=0, le=1)
     context_tokens: int = Field(default=2048, ge=256)

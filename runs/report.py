@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 
 from runs.board import PROPOSER_COLUMNS, Board, cell_of, columns, proposer_cells, shown
 from runs.leaderboard import facts, render_json
-from vortex.errors import ExitCode, VortexError, printable
+from vortex.errors import printable, unwritable
 
 
 def render_report(board: Board) -> str:
@@ -43,7 +43,4 @@ def write_report(board: Board, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(render_report(board), encoding="utf-8")
     except OSError as error:
-        raise VortexError(
-            f"cannot write {path}: {error.strerror or error}", code="E604",
-            hint="free some space, or name another file with -o", exit_code=ExitCode.ENVIRONMENT,
-        ) from None  # fmt: skip
+        raise unwritable(path, error, "name another file with -o") from None

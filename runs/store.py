@@ -68,7 +68,7 @@ class Store:
             VortexError: E601 damaged, E602 newer version, E603 in use, E605 no run.
         """
         require(folder)
-        with disk_errors(folder):
+        with disk_errors(folder, "copy the run's folder to where you may write"):
             lock = locked(folder)
         store = cls(folder, engine_of(folder, write=True), lock)
         store.check()

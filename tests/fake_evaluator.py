@@ -71,3 +71,13 @@ class FakeEvaluator:
         stage = Stage.SEALED if request.get("split") == "sealed" else Stage.ACCURACY
         return StageResult(stage=stage, rung=int(request.get("rung", 0)), status=Status.OK,
                            samples=samples)  # fmt: skip
+
+
+class BrokenEvaluator(FakeEvaluator):
+    """Answers nothing of use about programs called Fresh: a fault of ours, not of theirs."""
+
+    def handle(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """See Evaluator."""
+        if "class Fresh" in str(request.get("text", "")):
+            return {"evaluation": {"stages": []}, "name": "", "knobs": None}
+        return super().handle(request)

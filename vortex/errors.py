@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple, Self
 
 
@@ -99,6 +102,53 @@ class ProgramError(VortexError):
             render_diagnostic(d, source=self.source, filename=self.filename)
             for d in self.diagnostics
         )
+
+
+def unwritable(path: Path, error: OSError, other: str) -> VortexError:
+    """E604 for what could not be made or written, with the repair that its cause asks for.
+
+    Args:
+        path: what was to be written.
+        other: what helps in any case, as ``name another folder``.
+    """
+    return VortexError(
+        f"cannot write {path}: {error.strerror or error}", code="E604",
+        hint=_repair(path, error.errno, other), exit_code=ExitCode.ENVIRONMENT,
+    )  # fmt: skip
+
+
+def _repair(path: Path, number: int | None, other: str) -> str:
+    # os.path answers where pathlib raises: below what may not be looked at.
+    above = next((p for p in (path, *path.absolute().parents) if os.path.lexists(p)), path)
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"free some space, or {other}"
+    if number in (errno.EACCES, errno.EPERM):
+        return f"you may not write there: change the permissions of {above}, or {other}"
+    if number == errno.EROFS:
+        return f"{above} is on a disk that is mounted read-only: {other}"
+    if number == errno.EISDIR or os.path.isdir(path):
+        return f"{path} is a folder: {other}"
+    if number in (errno.ENOTDIR, errno.EEXIST) and not os.path.isdir(above):
+        return f"{above} is a file where a folder is needed: move it, or {other}"
+    if number in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST):
+        return f"nothing can be made in {above}: {other}"
+    return other
+
+
+def error_facts(error: VortexError) -> dict[str, object]:
+    """An error as JSON's values: ``error`` has its code, message and hint.
+
+    Of a program, whose ``error`` is the first, ``errors`` has all, each with its ``span`` (line,
+    column, end line, end column) or None.
+    """
+    first = {"code": error.code, "message": error.message, "hint": error.hint}
+    facts: dict[str, object] = {"ok": False, "error": first}
+    if isinstance(error, ProgramError):
+        facts["errors"] = [
+            {"code": d.code, "message": d.message, "span": d.span, "hint": d.hint}
+            for d in error.diagnostics
+        ]
+    return facts
 
 
 def render_diagnostic(diagnostic: Diagnostic, *, source: str, filename: str) -> str:

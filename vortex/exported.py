@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,11 +43,11 @@ def read_exported(path: Path, *, reserved: bool = False) -> Exported:
         VortexError: E801, there is nothing to read; E802, a file is not what was exported.
         ProgramError: the text is no program.
     """
-    if path.is_file():
+    if os.path.isfile(path):
         text = _text(path)
         candidate = compile_text(text, filename=str(path), reserved=reserved, files=path.parent)
         return Exported(candidate, path.parent, candidate.program.name, hashed=False)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise VortexError(
             f"there is no program at {path}", code="E801",
             hint="name a folder that `vortex-search export` wrote",
@@ -83,11 +84,20 @@ def mismatches(folder: Path) -> list[str]:
     found = []
     for name, wanted in listed.items():
         file = folder / str(name)
-        if not file.resolve().is_relative_to(folder.resolve()) or not file.is_file():
+        if "\0" in str(name):
+            raise _damaged(folder / "manifest.json", "it lists what is no file name")
+        if not file.resolve().is_relative_to(folder.resolve()) or not os.path.isfile(file):
             found.append(f"{name} is absent")
-        elif hashlib.sha256(file.read_bytes()).hexdigest() != wanted:
+        elif _sha256(file) != wanted:
             found.append(f"{name} was changed")
     return found
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise _unreadable(path, error.strerror or str(error)) from None
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -105,11 +115,17 @@ def _text(path: Path) -> str:
         if path.stat().st_size > _MOST_BYTES:
             raise _damaged(path, "it is too large")
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise VortexError(
-            f"cannot read {path}: {type(error).__name__}", code="E801",
-            hint="name a folder that `vortex-search export` wrote",
-        ) from None  # fmt: skip
+    except OSError as error:
+        raise _unreadable(path, error.strerror or str(error)) from None
+    except UnicodeDecodeError:
+        raise _unreadable(path, "it is no UTF-8 text") from None
+
+
+def _unreadable(path: Path, why: str) -> VortexError:
+    return VortexError(
+        f"cannot read {path}: {why}", code="E801",
+        hint="name a folder that `vortex-search export` wrote",
+    )  # fmt: skip
 
 
 def _damaged(path: Path, why: str) -> VortexError:

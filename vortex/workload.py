@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from vortex.errors import VortexError
 
 KV_BYTES = {"bf16": 2, "fp8": 1}
+MOST = 2**31  # sequences, tokens: far beyond any cache, so what is larger is a slip
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,12 @@ class Workload:
                 f"context {self.context}, generated {self.generated}",
                 code="E302",
             )
+        if max(self.batch, self.context, self.generated) > MOST:
+            raise VortexError(
+                f"a workload of batch {self.batch}, context {self.context}, generated "
+                f"{self.generated} is larger than any cache", code="E302",
+                hint=f"each is at most {MOST:,}",
+            )  # fmt: skip
         if self.kv_dtype not in KV_BYTES:
             raise VortexError(
                 f"unknown KV type '{self.kv_dtype}'", code="E302", hint="use bf16 or fp8"

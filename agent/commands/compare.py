@@ -29,7 +29,8 @@ _SURE = 0.05
 @click.argument("a")
 @click.argument("b")
 @click.option("--run", help="Of two candidates: their run; the latest when none is named.")
-@click.option("--seed", default=0, show_default=True, help="Of two runs: of the resampling.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True,
+              help="Of two runs: of the resampling.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True)
 @DIR
 def compare(a: str, b: str, run: str | None, seed: int, as_json: bool, runs_dir: Path) -> None:
@@ -46,7 +47,12 @@ def compare(a: str, b: str, run: str | None, seed: int, as_json: bool, runs_dir:
             "--run is for candidates, and these are no numbers", code="E303",
             hint="compare 4 9 --run RUN, or compare RUN RUN",
         )  # fmt: skip
-    _runs(a, b, runs_dir, seed=seed, as_json=as_json)
+    try:
+        _runs(a, b, runs_dir, seed=seed, as_json=as_json)
+    except VortexError as error:
+        if error.code == "E606" and a.isdecimal() != b.isdecimal():
+            error.hint = "two numbers are candidates, two names are runs; here is one of each"
+        raise
 
 
 def _candidates(store: Store, a: int, b: int, *, as_json: bool) -> None:
@@ -67,15 +73,19 @@ def _candidates(store: Store, a: int, b: int, *, as_json: bool) -> None:
             for n, d in results.items() if d.n > 1
         }  # fmt: skip
         data["predicted_step_seconds"] = [left.seconds, right.seconds]
-        click.echo(json.dumps(data, indent=2))
+        click.echo(json.dumps(finite(data), indent=2))
         return
     click.echo(f"{a} {printable(left.record.name)} minus {b} {printable(right.record.name)} "
                "(measured, paired by context; negative: the first loses less)")  # fmt: skip
     for name, d in results.items():
         text = f"{d.value:+.3f} ± {d.error:.3f}  ({d.z:+.1f} s.e., n = {d.n})" if d.n > 1 else "–"
         click.echo(f"  {name:12} {text}")
-    click.echo(f"  step         {left.seconds * 1e3:.3f} ms against {right.seconds * 1e3:.3f} ms, "
+    click.echo(f"  step         {_step(left.seconds)} against {_step(right.seconds)}, "
                f"predicted for {now.config.price_for}")  # fmt: skip
+
+
+def _step(seconds: float) -> str:
+    return f"{seconds * 1e3:.3f} ms" if math.isfinite(seconds) else "–"
 
 
 def _runs(a: str, b: str, runs_dir: Path, *, seed: int, as_json: bool) -> None:

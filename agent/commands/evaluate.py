@@ -13,7 +13,6 @@ import click
 
 from agent.commands.program_file import (
     SCREEN_SECONDS,
-    errors_as_json,
     in_worker,
     parse_knobs,
     read_program,
@@ -102,8 +101,7 @@ def evaluate(
         price_for=priced_device(run_on),
     )  # fmt: skip
     text, values = read_program(file), parse_knobs(knobs)
-    with errors_as_json(as_json):
-        candidate = compile_text(text, values, filename=str(file), files=file.parent)
+    candidate = compile_text(text, values, filename=str(file), files=file.parent)
     if config.accuracy_model in DERIVED:
         obtain(config.accuracy_model, lambda line: click.echo(line, err=True))
     base = {"text": text, "filename": str(file), "knobs": values,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from agent.commands.program_file import some_contexts
 from agent.llm.hypotheses import judge
 from agent.llm.turns import submission_of
 from agent.presentation import board_of
@@ -18,10 +19,11 @@ from agent.sealing import Sealing, members, seal
 from agent.standing import Standing, standings
 from agent.view import View
 from runs.board import cell_of, columns, shown
-from runs.export import best_of, export
+from runs.export import BEST_RULE, best_of, export
 from runs.leaderboard import render_csv, render_json, render_markdown, render_terminal
 from runs.ledger import Ledger
 from runs.naming import find_run, list_runs
+from runs.records import MOST_WORKERS
 from runs.report import write_report
 from runs.serving import serving_files
 from runs.store import Store
@@ -48,7 +50,7 @@ def standing_of(store: Store, candidate: int) -> Standing:
     if candidate not in found:
         raise VortexError(
             f"run {store.name} has no candidate {candidate}", code="E610",
-            hint=f"it has 1 to {max(found, default=0)}",
+            hint=f"it has 1 to {max(found)}" if found else "it has none yet",
         )  # fmt: skip
     return found[candidate]
 
@@ -57,7 +59,10 @@ def standing_of(store: Store, candidate: int) -> Standing:
 @DIR
 def runs_command(runs_dir: Path) -> None:
     """List the runs, oldest first."""
-    for name in list_runs(runs_dir):
+    names = list_runs(runs_dir)
+    if not names:
+        click.echo(f"there is no run in {runs_dir} that can be read", err=True)
+    for name in names:
         try:
             store = Store.open_to_read(runs_dir / name)
             config = store.config()
@@ -71,11 +76,17 @@ def runs_command(runs_dir: Path) -> None:
 @click.option("--json", "form", flag_value="json")
 @click.option("--markdown", "form", flag_value="markdown")
 @click.option("--csv", "form", flag_value="csv")
-@click.option("--top", type=int, help="Candidates to show.  [default: 20, or all with --csv]")
+@click.option(
+    "--top", type=click.IntRange(1), help="Candidates to show.  [default: 20; all as JSON or CSV]"
+)
 @DIR
 def leaderboard(run: str | None, form: str | None, top: int | None, runs_dir: Path) -> None:
     """Show the best of a run, beside its controls."""
     board = board_of(opened(runs_dir, run))
+    if top is not None:
+        shown_ids = {r.id for r in [r for r in board.rows if not r.control][:top]}
+        rows = tuple(r for r in board.rows if r.control or r.id in shown_ids)
+        board = dataclasses.replace(board, rows=rows)
     if form == "json":
         click.echo(render_json(board))
     elif form == "csv":
@@ -133,8 +144,8 @@ def _claim(store: Store, candidate: int) -> list[str]:
 
 @click.command("seal")
 @click.argument("run", required=False)
-@click.option("--contexts", default=12, show_default=True)
-@click.option("--workers", type=int)
+@click.option("--contexts", default=12, show_default=True, callback=some_contexts)
+@click.option("--workers", type=click.IntRange(1, MOST_WORKERS))
 @DIR
 def seal_command(run: str | None, contexts: int, workers: int | None, runs_dir: Path) -> None:
     """Re-measure front, seeds and controls on contexts that the search never saw."""
@@ -150,7 +161,7 @@ def seal_command(run: str | None, contexts: int, workers: int | None, runs_dir: 
 
 @click.command("export")
 @click.argument("run", required=False)
-@click.option("--best", is_flag=True, help="The front's fastest member that is surely tolerable.")
+@click.option("--best", is_flag=True, help=f"{BEST_RULE[0].upper()}{BEST_RULE[1:]}.")
 @click.option("--id", "candidate", type=int, help="This candidate.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True)
 @click.option("--force", is_flag=True, help="Replace what the folder holds.")
@@ -165,7 +176,7 @@ def export_command(
     board = board_of(store)
     if candidate is not None:
         standing_of(store, candidate)
-    row = best_of(board) if best else next(r for r in board.rows if r.id == candidate)
+    row, why = best_of(board) if best else (next(r for r in board.rows if r.id == candidate), "")
     if row.control:
         raise VortexError(f"candidate {row.id} is a control: it is not for use", code="E610",
                           hint="vortex-search front lists the candidates")  # fmt: skip
@@ -184,12 +195,14 @@ def export_command(
         target = None
     more = serving_files(row, board, bound, target)
     export(row, board, canonical, out, force=force, more=more)
-    click.echo(f"candidate {row.id} {printable(row.name)} is in {out}", err=True)
     from vortex.triton.launches import unservable
 
-    why = unservable(bound, target)
     if why:
-        click.echo(f"note: no engine can serve it yet: {why}; --id takes another", err=True)
+        click.echo(f"chose candidate {row.id} {printable(row.name)}: {why}", err=True)
+    click.echo(f"candidate {row.id} {printable(row.name)} is in {out}", err=True)
+    lacks = unservable(bound, target)
+    if lacks:
+        click.echo(f"note: no engine can serve it yet: {lacks}; --id takes another", err=True)
 
 
 @click.command()

@@ -12,7 +12,6 @@ import click
 
 from agent.commands.program_file import (
     SCREEN_SECONDS,
-    errors_as_json,
     in_worker,
     parse_knobs,
     read_program,
@@ -20,11 +19,11 @@ from agent.commands.program_file import (
 )
 from agent.minimise import minimise as shrink
 from runs.records import RunConfig
-from vortex.compile import bind, placed
+from vortex.compile import bind, compile_text, placed
 from vortex.cost import Price, page_bytes
 from vortex.cost import price as cost_of
 from vortex.devices import device as device_named
-from vortex.errors import ExitCode, VortexError
+from vortex.errors import VortexError, unwritable
 from vortex.frontend import parse
 from vortex.geometry import Workload, geometry
 from vortex.importer import import_vflow
@@ -55,17 +54,16 @@ def check(
     text = read_program(file)
     shapes, hardware = geometry(model), device_named(device)
     workload = Workload(batch=batch, context=context)
-    with errors_as_json(as_json):
-        program = parse(text, filename=str(file), reserved=True)
+    program = parse(text, filename=str(file), reserved=True)
 
-        def priced(values: Mapping[str, object]) -> tuple[Candidate, Price, int]:
-            candidate = bind(program, values, files=file.parent)
-            cost = cost_of(candidate, shapes, workload, hardware)
-            return candidate, cost, page_bytes(candidate, shapes)
+    def priced(values: Mapping[str, object]) -> tuple[Candidate, Price, int]:
+        candidate = bind(program, values, files=file.parent)
+        cost = cost_of(candidate, shapes, workload, hardware)
+        return candidate, cost, page_bytes(candidate, shapes)
 
-        with placed(program):
-            candidate, cost, held = priced(parse_knobs(knobs))
-        try_choices(program, candidate.knobs, priced)
+    with placed(program):
+        candidate, cost, held = priced(parse_knobs(knobs))
+    try_choices(program, candidate.knobs, priced)
     facts: dict[str, Any] = {
         "ok": True,
         "name": program.name,
@@ -124,11 +122,10 @@ def price(
     """Predict what a decode step of a program costs, beside full attention."""
     shapes, hardware = geometry(model), device_named(device)
     workload = Workload(batch=batch, context=context)
-    with errors_as_json(as_json):
-        program = parse(read_program(file), filename=str(file), reserved=True)
-        with placed(program):
-            candidate = bind(program, parse_knobs(knobs), files=file.parent)
-            cost = cost_of(candidate, shapes, workload, hardware)
+    program = parse(read_program(file), filename=str(file), reserved=True)
+    with placed(program):
+        candidate = bind(program, parse_knobs(knobs), files=file.parent)
+        cost = cost_of(candidate, shapes, workload, hardware)
     facts: dict[str, Any] = {
         "ok": True,
         "name": program.name,
@@ -177,6 +174,9 @@ def _cost_lines(f: Mapping[str, Any]) -> str:
     return "\n".join(rows)
 
 
+_SETTINGS = "--config names the submission's own configuration, a JSON object"
+
+
 @click.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--config", type=click.Path(path_type=Path), help="Its JSON configuration.")
@@ -188,9 +188,11 @@ def import_program(file: Path, config: Path | None, out: Path | None) -> None:
         try:
             settings = json.loads(read_program(config))
         except ValueError as error:
-            raise VortexError(f"{config} is not JSON: {error}", code="E308") from None
+            raise VortexError(
+                f"{config} is not JSON: {error}", code="E308", hint=_SETTINGS
+            ) from None
     if not isinstance(settings, dict):
-        raise VortexError(f"{config} holds no JSON object", code="E308")
+        raise VortexError(f"{config} holds no JSON object", code="E308", hint=_SETTINGS)
     text = import_vflow(read_program(file), filename=str(file), config=settings)
     if out is None:
         click.echo(text, nl=False)
@@ -198,10 +200,7 @@ def import_program(file: Path, config: Path | None, out: Path | None) -> None:
     try:
         out.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise VortexError(
-            f"cannot write {out}: {error.strerror or error}", code="E604",
-            hint="free some space, or name another file", exit_code=ExitCode.ENVIRONMENT,
-        ) from None  # fmt: skip
+        raise unwritable(out, error, "name another file with -o") from None
 
 
 @click.command()
@@ -211,8 +210,13 @@ def import_program(file: Path, config: Path | None, out: Path | None) -> None:
 @click.option("--contexts", default=2, show_default=True, callback=some_contexts)
 def minimise(file: Path, knobs: tuple[str, ...], tolerance: float, contexts: int) -> None:
     """Leave out of a program what the recovered attention mass does not miss."""
+    if not 0 <= tolerance < 1:  # NaN neither
+        raise VortexError(
+            f"{tolerance} is no share that may be lost", code="E303", hint="--tolerance 0.02"
+        )
     config = RunConfig(rungs=(contexts,))
-    given = parse_knobs(knobs)
+    whole, given = read_program(file), parse_knobs(knobs)
+    compile_text(whole, given, filename=str(file), files=file.parent)  # says what is wrong with it
 
     def measure(texts: Sequence[str]) -> list[float | None]:
         requests: list[tuple[dict[str, Any], float]] = [
@@ -227,11 +231,11 @@ def minimise(file: Path, knobs: tuple[str, ...], tolerance: float, contexts: int
         found = in_worker(config, contexts, batches, file.parent.resolve())
         return [_recovered(answer) for (answer,) in found]
 
-    first, steps = shrink(read_program(file), given, measure, tolerance=tolerance)
+    first, steps = shrink(whole, given, measure, tolerance=tolerance)
     click.echo(f"recovered {first:.3f} of the attention mass (measured)", err=True)
     for step in steps:
         click.echo(f"without {step.left_out}: {step.value:.3f}", err=True)
-    click.echo(steps[-1].text if steps else read_program(file), nl=False)
+    click.echo(steps[-1].text if steps else whole, nl=False)
 
 
 def _recovered(answer: Mapping[str, Any]) -> float | None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
+from agent.commands.configure import changed, make_config
 from agent.commands.inspect_run import DIR
-from agent.commands.search import make_config, start
+from agent.commands.search import start
 from agent.mcp_server import require_mcp, serve
 from agent.outside import OUTSIDE, source_of
 from agent.targets import fetched, standin_note
@@ -26,10 +27,7 @@ _NOT_HERE = (
 @click.option("--run", help="Go on with this run; 'latest' is one too.  [default: a new run]")
 @click.option("--name", default=OUTSIDE, show_default=True, help="Who proposes, as recorded.")
 @DIR
-def mcp(
-    run: str | None, name: str, runs_dir: Path, file: Path | None, contexts: int | None,
-    **options: Any,
-) -> None:  # fmt: skip
+def mcp(run: str | None, name: str, runs_dir: Path, file: Path | None, **options: Any) -> None:
     """Serve a run to an agent over the Model Context Protocol (stdio).
 
     Without --run a new run is started with the options of 'start': its known algorithms are
@@ -38,7 +36,7 @@ def mcp(
     """
     require_mcp()
     source = source_of(name)
-    said = {**options, "contexts": contexts, "file": file}
+    said = {**options, "config": file}
     given = [k for k, v in said.items() if v is not None and v != () and k != "evaluations"]
     if run is not None and given:
         raise VortexError(
@@ -47,11 +45,15 @@ def mcp(
         )  # fmt: skip
     if run is not None:
         store = Store.open_to_write(find_run(runs_dir, run))
-        if options["evaluations"] is not None:
-            _enlarge(store, int(options["evaluations"]))
+        try:
+            if options["evaluations"] is not None:
+                store.extend(changed(store.config(), {"evaluations": options["evaluations"]}))
+        except VortexError:
+            store.close()
+            raise
         fetched(store.config().accuracy_model, _say)
     else:
-        config = make_config(file, contexts, options)
+        config = make_config(file, options)
         fetched(config.accuracy_model, _say)
         note = standin_note(config.model, config.accuracy_model)
         if note:
@@ -59,20 +61,6 @@ def mcp(
         store = Store.create(runs_dir, config, environment())
     _say(f"serving run {store.name} in {store.folder}")
     serve(store, source)
-
-
-def _enlarge(store: Store, evaluations: int) -> None:
-    """Another budget for a run that goes on.
-
-    Raises:
-        VortexError: E303, not a number of evaluations.
-    """
-    if evaluations < 1:
-        store.close()
-        raise VortexError(
-            f"{evaluations} evaluations are none", code="E303", hint="a number above 0"
-        )
-    store.extend(store.config().model_copy(update={"evaluations": evaluations}))
 
 
 def _say(line: str) -> None:

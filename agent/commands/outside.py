@@ -13,9 +13,10 @@ import click
 
 from agent.commands.inspect_run import DIR, opened
 from agent.commands.mcp import mcp
-from agent.commands.program_file import errors_as_json, parse_knobs, read_program
+from agent.commands.program_file import parse_knobs, read_program
 from agent.outside import (
     OUTSIDE,
+    fault_of,
     front_facts,
     front_text,
     hand_in,
@@ -53,7 +54,8 @@ def front(run: str | None, as_json: bool, runs_dir: Path) -> None:
 @click.argument("run")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--hypothesis", required=True, help="One sentence: why it should win.")
-@click.option("--compared-to", type=int, required=True, help="Candidate that it is to beat.")
+@click.option("--compared-to", type=click.IntRange(1, 2**31), required=True,
+              help="Candidate that it is to beat.")  # fmt: skip
 @click.option("--expect-loss", type=_EXPECTED, required=True, help="Its loss gap against that.")
 @click.option("--expect-time", type=_EXPECTED, required=True, help="Its step time against that.")
 @click.option("--knob", "knobs", multiple=True, help="NAME=VALUE; others take their defaults.")
@@ -71,8 +73,7 @@ def submit(
     there, and counts as nothing.
     """
     source, text, values = source_of(name), read_program(file), parse_knobs(knobs)
-    with errors_as_json(as_json):
-        compile_text(text, values, filename=str(file))
+    compile_text(text, values, filename=str(file))
     store = Store.open_to_write(find_run(runs_dir, run))
     arguments = {
         "program": text, "hypothesis": hypothesis, "compared_to": compared_to,
@@ -113,14 +114,16 @@ def _judge(store: Store, candidate: int, handler: str, *, as_json: bool) -> None
         view.finish()
         signal.signal(signal.SIGINT, previous)
     found = outcome_of(store, candidate)
-    data = {"taken": True, **outcome_facts(found)}
-    click.echo(json.dumps(data, indent=2) if as_json else outcome_text(found))
+    failed = found.row.status == "waiting" and not stopped.is_set()
+    if not (as_json and failed):  # standard output is one object: then the error's
+        data = {"taken": True, **outcome_facts(found)}
+        click.echo(json.dumps(data, indent=2) if as_json else outcome_text(found))
     if stopped.is_set():
         click.echo(f"stopped; it is judged with: vortex-search resume {store.name}", err=True)
         raise click.exceptions.Exit(ExitCode.INTERRUPTED)
-    if found.row.status == "waiting":
+    if failed:
         raise VortexError(
-            f"candidate {candidate} is recorded, and the machine could not judge it", code="E509",
+            f"candidate {candidate} is recorded, and {fault_of(store, candidate)}", code="E509",
             hint=f"mend it, then: vortex-search resume {store.name}",
             exit_code=ExitCode.ENVIRONMENT,
         )  # fmt: skip

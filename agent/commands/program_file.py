@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +9,13 @@ import click
 
 from agent.crew import MachineFault
 from agent.workers import HANDLER, crew_for
-from evals.models.fetch import cache_dir
+from evals.models.fetch import make_cache
 from runs.records import RunConfig
-from vortex.errors import ExitCode, ProgramError, VortexError
+from vortex.errors import ExitCode, VortexError
 from vortex.guards import MAX_BYTES
 
 PREFILL_SECONDS, SCREEN_SECONDS = 600.0, 120.0
+MOST_CONTEXTS = 10_000
 
 
 def read_program(path: Path) -> str:
@@ -29,10 +27,11 @@ def read_program(path: Path) -> str:
     try:
         with path.open("rb") as file:
             return file.read(64 * MAX_BYTES).decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise VortexError(
-            f"cannot read {path}: {error}", code="E192", hint="name a UTF-8 file with one program"
-        ) from None
+    except OSError as error:
+        why = error.strerror or str(error)
+    except UnicodeDecodeError as error:
+        why = f"it is no UTF-8 text, from byte {error.start} on"
+    raise VortexError(f"cannot read {path}: {why}", code="E192", hint="name a UTF-8 text file")
 
 
 def parse_knobs(pairs: tuple[str, ...]) -> dict[str, int | float | str]:
@@ -55,31 +54,29 @@ def parse_knobs(pairs: tuple[str, ...]) -> dict[str, int | float | str]:
     return knobs
 
 
-@contextmanager
-def errors_as_json(wanted: bool) -> Iterator[None]:
-    """Where wanted, a program's errors go to stdout as data, and the process ends as it would."""
-    try:
-        yield
-    except ProgramError as error:
-        if not wanted:
-            raise
-        listed = [
-            {"code": d.code, "message": d.message, "span": d.span, "hint": d.hint}
-            for d in error.diagnostics
-        ]
-        click.echo(json.dumps({"ok": False, "errors": listed}, indent=2))
-        raise click.exceptions.Exit(ExitCode.USAGE) from None
-
-
 def some_contexts(_: click.Context, __: click.Parameter, value: int) -> int:
     """The value of ``--contexts``.
 
     Raises:
-        VortexError: E303, below 1.
+        VortexError: E303, below 1, or too many.
     """
     if value < 1:
         raise VortexError(f"{value} contexts measure nothing", code="E303", hint="--contexts 3")
+    require_contexts(value)
     return value
+
+
+def require_contexts(contexts: int) -> None:
+    """Refuse a number of contexts that no machine gets through.
+
+    Raises:
+        VortexError: E303.
+    """
+    if contexts > MOST_CONTEXTS:
+        raise VortexError(
+            f"{contexts} contexts are too many", code="E303",
+            hint=f"at most {MOST_CONTEXTS:,}; some dozens give small errors",
+        )  # fmt: skip
 
 
 def in_worker(
@@ -93,7 +90,7 @@ def in_worker(
     Raises:
         VortexError: E509, the machine fails.
     """
-    cache_dir().mkdir(parents=True, exist_ok=True)
+    make_cache()
     maker = crew_for(config, 1, handler=HANDLER, prefilling=True)
     crew = crew_for(config, 1, handler=HANDLER, files=(files,))
     try:

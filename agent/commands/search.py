@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-from pydantic import ValidationError
 
-from agent.devices import priced_device, run_device
+from agent.commands.configure import changed, make_config
 from agent.llm.account import Agent
 from agent.llm.expenses import summary
 from agent.llm.prefix import prefix
@@ -23,9 +21,7 @@ from agent.loop import Search
 from agent.proposers.ablate import Ablate
 from agent.proposers.evolve import Evolve
 from agent.proposers.tune import Tune
-from agent.providers.named import parse_agent
-from agent.providers.prices import parse_price
-from agent.targets import accuracy_model_for, standin_note
+from agent.targets import standin_note
 from agent.view import View
 from evals.evaluator import environment
 from evals.models.fetch import NAMES
@@ -33,12 +29,7 @@ from evals.models.fit import obtain
 from runs.naming import find_run
 from runs.records import RunConfig
 from runs.store import Store
-from search_spaces.block_topk import seeds
-from vortex.devices import device as device_named
 from vortex.errors import ExitCode, VortexError, printable
-from vortex.geometry import geometry
-
-_LARGEST = 2.0**53
 
 
 @click.command()
@@ -84,9 +75,9 @@ _LARGEST = 2.0**53
 )
 @click.option("--runs-dir", type=click.Path(path_type=Path), default=Path("vortex-runs"))
 @click.option("--config", "file", type=click.Path(path_type=Path), help="TOML with the same names.")
-def start(runs_dir: Path, file: Path | None, contexts: int | None, **options: Any) -> None:
+def start(runs_dir: Path, file: Path | None, **options: Any) -> None:
     """Search sparse attention for a model."""
-    config = make_config(file, contexts, options)
+    config = make_config(file, options)
     _make_ready(config)
     note = standin_note(config.model, config.accuracy_model)
     if note:
@@ -115,109 +106,6 @@ def _make_ready(config: RunConfig) -> None:
         obtain(config.accuracy_model, lambda text: click.echo(text, err=True))
 
 
-def make_config(file: Path | None, contexts: int | None, options: dict[str, Any]) -> RunConfig:
-    """The configuration from a TOML file, overridden by what the command line says.
-
-    Raises:
-        VortexError: E303, a value makes no sense; E401 to E404 for models and devices.
-    """
-    values: dict[str, Any] = {}
-    if file is not None:
-        try:
-            values = tomllib.loads(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise VortexError(f"cannot read {file}: {error}", code="E303") from None
-    _check_kinds(values)
-    contexts = contexts if contexts is not None else values.pop("contexts", None)
-    values |= {k: v for k, v in options.items() if v is not None and v != ()}
-    sweep = values.get("sweep", ())
-    _name_agents(values)
-    try:
-        if isinstance(sweep, str):
-            values["sweep"] = tuple(int(x) for x in sweep.split(",") if x)
-        if contexts is not None:
-            values["rungs"] = rungs_for(int(contexts))
-        values.setdefault("accuracy_model", accuracy_model_for(values.get("model", "smollm2-135m")))
-        values["device"] = run_device(values.get("device"))
-        values.setdefault("price_for", priced_device(values["device"]))
-        if values["device"] != "cpu":
-            values.setdefault("workers", max(2, min(8, (os.cpu_count() or 2) // 2)))
-        config = RunConfig.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise VortexError(
-            f"{'.'.join(map(str, first['loc']))}: {first['msg']}", code="E303",
-            hint="vortex-search start --help lists the options",
-        ) from None  # fmt: skip
-    except OverflowError:
-        raise VortexError("a number is too large", code="E303") from None
-    except ValueError as error:
-        raise VortexError(f"not a list of numbers: {error}", code="E303") from None
-    _check_numbers(values)
-    check_agents(config)
-    geometry(config.model)
-    device_named(config.price_for)
-    seeds(Path(config.seeds_dir) if config.seeds_dir else None)
-    return config
-
-
-def _check_kinds(values: dict[str, Any]) -> None:
-    """What a file may hold at names that are read before the configuration is checked.
-
-    Raises:
-        VortexError: E303, a value of another kind.
-    """
-    texts, lists = ("model", "accuracy_model", "device", "price_for"), ("agent", "agents")
-    kinds: dict[str, Any] = {**dict.fromkeys(texts, str), **dict.fromkeys(lists, str | list)}
-    kinds |= {"sweep": str | list, "prices": list | dict, "contexts": int}
-    for name, kind in kinds.items():
-        value = values.get(name)
-        if value is not None and not isinstance(value, kind):
-            raise VortexError(
-                f"{name}: {printable(repr(value), limit=60)} is of the wrong kind", code="E303",
-                hint="vortex-search start --help lists the options",
-            )  # fmt: skip
-
-
-def _check_numbers(values: Mapping[str, Any]) -> None:
-    """Refuse what would pass a comparison and limit nothing, or lower a cost.
-
-    Raises:
-        VortexError: E303, a value is not finite, or too large; E704, a price is none.
-    """
-    for name, value in values.items():
-        if isinstance(value, int | float) and not -_LARGEST < value < _LARGEST:
-            raise VortexError(f"{name}: {value} is no usable number", code="E303")
-    for model, figures in dict(values.get("prices") or {}).items():
-        if not all(0 <= float(x) < _LARGEST for x in figures):
-            raise VortexError(
-                f"{printable(str(model), limit=80)!r} has no price like this", code="E704",
-                hint="dollars for a million tokens, none below 0",
-            )  # fmt: skip
-
-
-def _name_agents(values: dict[str, Any]) -> None:
-    """Models and prices as the configuration keeps them."""
-    agents = values.pop("agents", None) or values.pop("agent", None) or ()
-    agents = (agents,) if isinstance(agents, str) else agents
-    values["agents"] = tuple(parse_agent(str(a)).name for a in agents)
-    prices = values.get("prices") or ()
-    if not isinstance(prices, dict):
-        parsed = [parse_price(str(p)) for p in prices]
-        values["prices"] = {m: (p.input, p.cached, p.written, p.output) for m, p in parsed}
-
-
-def rungs_for(contexts: int) -> tuple[int, ...]:
-    """Racing: an eighth of the contexts (at least 3), a third, all.
-
-    Raises:
-        VortexError: E303, too few.
-    """
-    if contexts < 3:
-        raise VortexError("errors need at least 3 contexts", code="E303", hint="--contexts 12")
-    return tuple(sorted({max(3, contexts // 8), max(3, contexts // 3), contexts}))
-
-
 @click.command()
 @click.argument("run", required=False)
 @click.option("--evaluations", type=int, help="A larger budget than before.")
@@ -232,16 +120,12 @@ def resume(run: str | None, runs_dir: Path, **changes: Any) -> None:
     store = Store.open_to_write(find_run(runs_dir, run))
     given = {k: v for k, v in changes.items() if v is not None}
     try:
-        config = RunConfig.model_validate({**store.config().model_dump(), **given})
-        _check_numbers(given)
+        config = changed(store.config(), given)
         check_agents(config)
         if given:  # only what can work is kept
             store.extend(config)
         _make_ready(config)
         agents = _recruited_again(store, config)
-    except ValidationError as error:
-        store.close()
-        raise VortexError(str(error.errors()[0]["msg"]), code="E303") from None
     except VortexError:
         store.close()
         raise

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent.commands.serve_eval_options import Options, above, kinds, lengths, points
-from vortex.errors import ExitCode, VortexError, printable
+from vortex.errors import ExitCode, VortexError, printable, unwritable
 from vortex.exported import read_exported
 from vortex.geometry import GEOMETRIES, Geometry, from_config, geometry
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from evals.engine.session import Wanted
 
 _SPARE = 64  # tokens of context beyond prompt and reply
+_ELSEWHERE = "name another folder with -o"
 _UNKNOWN_VOCAB = 1000  # token numbers that every tokenizer has
 
 
@@ -104,7 +105,7 @@ def evaluate(options: Options, out: Path) -> EngineReport:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:  # said before hours of work, not after
-        raise _unwritable(out, error) from None
+        raise unwritable(out, error, _ELSEWHERE) from None
     with tempfile.TemporaryDirectory() as scratch:
         wanted = _wanted(options, given)
         rounds = _rounds(options, wanted, Path(scratch))
@@ -308,14 +309,7 @@ def _write(path: Path, text: str) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
-        raise _unwritable(path, error) from None
-
-
-def _unwritable(path: Path, error: OSError) -> VortexError:
-    return VortexError(
-        f"cannot write {path}: {error.strerror or error}", code="E604",
-        hint="free some space, or name another folder with -o", exit_code=ExitCode.ENVIRONMENT,
-    )  # fmt: skip
+        raise unwritable(path, error, _ELSEWHERE) from None
 
 
 COMMANDS = (serve_eval,)

@@ -14,6 +14,8 @@ from vortex.errors import VortexError, printable
 if TYPE_CHECKING:
     from evals.engine.serving_throughput import Point
 
+_DIGITS = 8  # of a batch or a context
+
 
 @dataclass(frozen=True)
 class Options:
@@ -51,6 +53,11 @@ def _bad(what: str, value: str, hint: str) -> VortexError:
                        hint=hint)  # fmt: skip
 
 
+def _count(text: str) -> int:
+    """A number above 0 that some cache may hold, else 0."""
+    return int(text) if text.isdecimal() and len(text) <= _DIGITS else 0
+
+
 def points(_: click.Context, __: click.Parameter, value: str) -> tuple[Point, ...]:
     """BATCHxCONTEXT, separated by commas.
 
@@ -62,7 +69,7 @@ def points(_: click.Context, __: click.Parameter, value: str) -> tuple[Point, ..
     found = []
     for part in filter(None, value.split(",")):
         rows, _cross, context = part.strip().partition("x")
-        if not (rows.isdecimal() and context.isdecimal() and int(rows) and int(context)):
+        if not (_count(rows) and _count(context)):
             raise _bad("--throughput", part, "batch x context, as 16x32768,32x16384")
         found.append(Point(int(rows), int(context)))
     return tuple(dict.fromkeys(found))
@@ -70,7 +77,7 @@ def points(_: click.Context, __: click.Parameter, value: str) -> tuple[Point, ..
 
 def lengths(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...]:
     parts = [x.strip() for x in value.split(",") if x.strip()]
-    if not parts or not all(x.isdecimal() and int(x) for x in parts):
+    if not parts or not all(_count(x) for x in parts):
         raise _bad("--lengths", value, "numbers of tokens, as 4096,16384")
     return tuple(dict.fromkeys(map(int, parts)))
 
@@ -89,7 +96,8 @@ def kinds(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]:
 def above(least: float) -> Callable[[click.Context, click.Parameter, Any], Any]:
     def check(_: click.Context, parameter: click.Parameter, value: Any) -> Any:
         if value is not None and not value > least:
-            raise _bad(parameter.opts[0], str(value), f"a number above {least:g}")
+            said = f"above {least:g}" if least >= 0 else "of 0 or more"
+            raise _bad(parameter.opts[0], str(value), f"a number {said}")
         return value
 
     return check

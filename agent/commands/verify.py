@@ -21,6 +21,7 @@ from vortex.errors import ExitCode, VortexError, printable
 from vortex.exported import mismatches, read_exported
 from vortex.geometry import Geometry, geometry
 from vortex.ir import Candidate
+from vortex.workload import MOST
 
 Verdict = Literal["ok", "failed", "not checked"]
 
@@ -42,7 +43,8 @@ class Check:
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--for", "target", help="The model it is to serve.  [default: the folder's own]")
 @click.option("--model", "weights", help="A Hugging Face folder: start the engine with it.")
-@click.option("--context", default=8192, show_default=True, help="Of the engine's speed check.")
+@click.option("--context", type=click.IntRange(1, MOST), default=8192, show_default=True,
+              help="Of the engine's speed check.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True)
 def verify(
     folder: Path, target: str | None, weights: str | None, context: int, as_json: bool
@@ -65,7 +67,9 @@ def verify(
 def _checks(
     folder: Path, target: str | None, weights: str | None, context: int
 ) -> Iterator[Check]:  # fmt: skip
-    if folder.is_dir():
+    if not os.path.isdir(folder) and not os.path.isfile(folder):
+        read_exported(folder)  # says so
+    if os.path.isdir(folder):
         bad = mismatches(folder)
         yield Check("hashes", "failed" if bad else "ok",
                     ", ".join(bad) or "every file is as the manifest says")  # fmt: skip

@@ -206,9 +206,12 @@ def _checked(url: str) -> tuple[str, bool]:
     Raises:
         VortexError: E906.
     """
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    if parts.scheme not in ("http", "https") or not host:
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or "" if parts.port != 0 else ""  # a port out of range raises
+    except ValueError:
+        host = ""
+    if not host or parts.scheme not in ("http", "https"):
         raise VortexError(
             f"'{printable(url, limit=80)}' is no URL of a server", code="E906",
             hint="--url http://127.0.0.1:30000/v1",

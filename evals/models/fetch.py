@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evals.models.gguf_file import file_digest
-from vortex.errors import ExitCode, VortexError
+from vortex.errors import ExitCode, VortexError, unwritable
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,19 @@ def cache_dir() -> Path:
     from platformdirs import user_cache_path
 
     return user_cache_path("vortex-search")
+
+
+def make_cache() -> None:
+    """Make that folder: workers cannot.
+
+    Raises:
+        VortexError: E604, it cannot be made.
+    """
+    folder = cache_dir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(folder, error, "name another folder by VORTEX_CACHE") from None
 
 
 def cached_path(name: str) -> Path:

@@ -17,7 +17,7 @@ from evals.models.gguf_file import load_gguf
 from evals.models.load import load_model
 from evals.models.tokenizers_gguf import ByteLevelBPE
 from evals.models.transformer import Layer, Transformer
-from vortex.errors import ExitCode, VortexError
+from vortex.errors import VortexError, unwritable
 
 _TYPES = {"bf16": torch.bfloat16, "float32": torch.float32}
 _CLASSES = {
@@ -52,7 +52,7 @@ def gguf_to_folder(name_or_file: str, out: Path, *, dtype: str = "bf16") -> None
         out.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=".folder-"))
     except OSError as error:
-        raise _unwritable(out, error) from None
+        raise unwritable(out, error, "name another folder with -o") from None
     try:
         from safetensors.torch import save_file
 
@@ -66,14 +66,7 @@ def gguf_to_folder(name_or_file: str, out: Path, *, dtype: str = "bf16") -> None
         aside.rename(out)
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
-        raise _unwritable(out, error) from None
-
-
-def _unwritable(out: Path, error: OSError) -> VortexError:
-    return VortexError(
-        f"cannot write {out}: {error.strerror or error}", code="E604",
-        hint="free some space, or name another folder", exit_code=ExitCode.ENVIRONMENT,
-    )  # fmt: skip
+        raise unwritable(out, error, "name another folder with -o") from None
 
 
 def _texts(model: Transformer, reader: GGUFReader, dtype: str) -> dict[str, str]:

@@ -150,6 +150,18 @@ def test_bad_arguments_end_in_a_message(words: list[str], code: str, tmp_path: P
     assert done.returncode in (2, 3)
 
 
+def test_output_that_nobody_takes_is_no_traceback() -> None:
+    command = f"{sys.executable} -m agent.cli check {SEED} --json"
+    for ending, said, code in (("> /dev/full", "error[E604]", "3"), ("| true", "", "")):
+        done = subprocess.run(
+            ["bash", "-c", f"{command} {ending}; echo ${{PIPESTATUS[0]}}"], cwd=ROOT, timeout=120,
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert done.stderr.startswith(said) and "Traceback" not in done.stderr, ending
+        assert "Exception" not in done.stderr
+        assert not code or done.stdout.strip() == code
+
+
 def test_an_unknown_option_is_a_usage_error() -> None:
     done = vortex("start", "--nonsense")
     assert done.returncode == 2 and "Traceback" not in done.stderr

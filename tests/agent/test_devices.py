@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from agent.commands.search import make_config
+from agent.commands.configure import make_config
 from agent.devices import priced_device, run_device
 from agent.loop import Search
 from agent.proposers.evolve import Evolve
@@ -50,7 +50,7 @@ def test_what_is_no_place_to_run_is_said_and_prices_have_an_option_of_their_own(
 
 
 def test_a_config_prices_another_device_than_it_runs_on() -> None:
-    config = make_config(None, None, {"device": "cpu", "price_for": "h100"})
+    config = make_config(None, {"device": "cpu", "price_for": "h100"})
     assert (config.device, config.price_for, config.on_gpu) == ("cpu", "h100", False)
 
 

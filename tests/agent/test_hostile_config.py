@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from agent.cli import main
-from agent.commands.search import make_config
+from agent.commands.configure import make_config
 from runs.records import RunConfig
 from runs.store import Store
 from vortex.errors import VortexError
@@ -31,7 +31,7 @@ def test_a_wrong_value_in_a_file_is_refused_with_a_message(line: str, tmp_path: 
     path = tmp_path / "c.toml"
     path.write_text(line + "\n")
     with pytest.raises(VortexError) as found:
-        make_config(path, None, {"device": "cpu"} if "device" not in line else {})
+        make_config(path, {"device": "cpu"} if "device" not in line else {})
     assert found.value.code in ("E303", "E401", "E404", "E402", "E702", "E704")
 
 

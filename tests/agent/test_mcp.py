@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SEED = (ROOT / "search_spaces/block_topk/seeds/quest.py").read_text()
 NEW = SEED.replace("class Quest", "class Fresh").replace('.max("head")', '.mean("head")')
 HANDLER = "tests.fake_evaluator:FakeEvaluator"
+BROKEN = "tests.fake_evaluator:BrokenEvaluator"
 
 
 def handed(**more: Any) -> dict[str, Any]:
@@ -206,12 +207,61 @@ def test_a_machine_that_fails_is_told_and_the_candidate_stays_recorded(tmp_path:
     assert any(c.proposer == "outside" for c in Store.open_to_read(folder).candidates())
 
 
+def test_a_worker_that_answers_nonsense_is_a_fault_of_the_machine_and_the_next_is_judged(
+    folder: Path,
+) -> None:
+    door = Door(Store.open_to_write(folder), "outside", handler=BROKEN, wait=60)
+    try:
+        reply = door.call("submit_program", handed())
+        assert not reply.ok and reply.data is not None and reply.data["finished"]
+        assert "recorded and not judged: the machine could not judge it: IndexError" in reply.text
+        other = door.call("submit_program", handed(program=NEW.replace("Fresh", "Other")
+                                                   .replace(".mean", ".min")))  # fmt: skip
+        assert other.ok and "(measured, n =" in other.text, other.text
+    finally:
+        door.close()
+    store = Store.open_to_read(folder)
+    broken, _ = (c.id for c in store.candidates() if c.proposer == "outside")
+    assert broken not in store.stages(), "a fault is no verdict"
+    assert ("infra_error", f"candidate {broken}: IndexError") in {
+        (kind, message[: len(f"candidate {broken}: IndexError")])
+        for kind, message, _ in store.events()
+    }
+
+
+def test_an_error_of_ours_ends_no_door_and_stands_in_the_record(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    passes = [RuntimeError("no \x1b[31m such shelf")]
+
+    def judging(*args: Any, **more: Any) -> None:
+        if passes:
+            raise passes.pop()
+        judge_pending(*args, **more)
+
+    monkeypatch.setattr("agent.door.judge_pending", judging)
+    door = Door(Store.open_to_write(folder), "outside", handler=HANDLER, wait=60)
+    try:
+        reply = door.call("submit_program", handed())
+        assert not reply.ok and "RuntimeError: no  [31m such shelf" in reply.text
+        assert "recorded and not judged" in reply.text and "Traceback" in capsys.readouterr().err
+        other = door.call("submit_program", handed(knobs={"budget": 700}))
+        assert other.ok and "(measured, n =" in other.text
+    finally:
+        door.close()
+    store = Store.open_to_read(folder)
+    assert [m for k, m, _ in store.events() if k == "infra_error" and "RuntimeError" in m]
+    mine = [c.id for c in store.candidates() if c.proposer == "outside"]
+    assert len(mine) == 2 and all(i in store.stages() for i in mine), "the first is judged too"
+
+
 def test_the_command_refuses_what_makes_no_sense(tmp_path: Path) -> None:
     folder = new_run(tmp_path, 100)
     for words, code, ends in (
         (["--run", folder.name, "--context", "4096"], "E303", 2),
         (["--run", "x"], "E606", 2),
         (["--run", folder.name, "--evaluations", "0"], "E303", 2),
+        (["--run", folder.name, "--evaluations", "9" * 24], "E303", 2),
         (["--name", "a b"], "E303", 2),
         (["--model", "no-such-model"], "E401", 2),
     ):

@@ -78,13 +78,18 @@ def test_the_best_is_the_fastest_that_is_surely_tolerable() -> None:
     unsure = row(3, on_front=True, loss_gap=Cell(0.20, 0.05, 24), step_seconds=0.001)
     aside = row(4, on_front=False, loss_gap=Cell(0.0, 0.0, 24), step_seconds=0.0001)
     control = row(5, on_front=True, control=True, loss_gap=Cell(0.0, 0.0, 24), step_seconds=0.0001)
-    assert best_of(board(exact, quick, unsure, aside, control)).id == 2
+    best, why = best_of(board(exact, quick, unsure, aside, control))
+    assert best.id == 2
+    assert why == ("its loss gap 0.200 ± 0.020 plus 1.64 standard errors is at most 0.25, and the "
+                   "fastest of 2 such on the front")  # fmt: skip
 
 
 def test_if_none_is_tolerable_the_best_loses_least() -> None:
     bad = row(1, on_front=True, loss_gap=Cell(0.9, 0.02, 24), step_seconds=0.001)
     less = row(2, on_front=True, loss_gap=Cell(0.5, 0.02, 24), step_seconds=0.002)
-    assert best_of(board(bad, less)).id == 2
+    best, why = best_of(board(bad, less))
+    assert best.id == 2 and "0.500 ± 0.020 is the smallest of the 2 on the front" in why
+    assert "none is at most 0.25 with 1.64 standard errors added" in why
 
 
 def test_without_a_front_there_is_no_best() -> None:
@@ -96,9 +101,9 @@ def test_without_a_front_there_is_no_best() -> None:
 def test_a_perfect_candidate_is_the_best_when_none_is_tolerable() -> None:
     perfect = row(1, on_front=True, loss_gap=Cell(0.0, None), step_seconds=0.0)
     other = row(2, on_front=True, loss_gap=Cell(0.6, 0.1))
-    assert best_of(board(other, perfect)).id == 1
+    assert best_of(board(other, perfect))[0].id == 1
     certain = row(3, on_front=True, loss_gap=Cell(0.0, 0.0), step_seconds=0.0)
-    assert best_of(board(row(4, on_front=True), certain)).id == 3
+    assert best_of(board(row(4, on_front=True), certain))[0].id == 3
 
 
 def test_metrics_are_strict_json_with_units_and_workloads(tmp_path: Path) -> None:

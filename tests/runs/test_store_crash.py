@@ -101,6 +101,8 @@ def test_a_runs_folder_that_cannot_be_made_is_said(tmp_path: Path, name: str) ->
     with pytest.raises(VortexError) as caught:
         new_store(tmp_path / name)
     assert (caught.value.code, caught.value.exit_code) == ("E604", ExitCode.ENVIRONMENT)
+    said = f"{tmp_path / 'file'} is a file where a folder is needed: move it, or choose another"
+    assert str(caught.value.hint).startswith(said)
 
 
 def test_a_run_that_cannot_begin_leaves_no_folder(

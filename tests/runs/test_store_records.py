@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -154,6 +155,43 @@ def test_a_reader_cannot_write(tmp_path: Path) -> None:
     with pytest.raises(VortexError) as caught:
         add(Store.open_to_read(store.folder))
     assert caught.value.code == "E604"
+
+
+def test_a_finished_run_where_nothing_can_be_written_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = new_store(tmp_path)
+    first = add(store)
+    store.close()
+    before = {p.name for p in store.folder.iterdir()}
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere
+    reader = Store.open_to_read(store.folder)
+    with reader.read():
+        assert [c.id for c in reader.candidates()] == [first]
+        assert {p.name for p in store.folder.iterdir()} == before, "it wrote beside the run"
+    reader.close()
+
+
+def test_a_run_that_is_being_written_is_not_taken_for_a_still_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = new_store(tmp_path)
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    reader = Store.open_to_read(store.folder)
+    candidate = add(store)
+    assert [c.id for c in reader.candidates()] == [candidate]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may look at everything")
+def test_a_run_that_may_not_be_looked_at_hides_no_other(tmp_path: Path) -> None:
+    store, hidden = new_store(tmp_path), tmp_path / "hidden"
+    (hidden / "in").mkdir(parents=True)
+    hidden.chmod(0)
+    try:
+        assert list_runs(tmp_path) == [store.name]
+        assert find_run(tmp_path, None) == store.folder
+    finally:
+        hidden.chmod(0o700)
 
 
 def test_a_second_writer_is_refused_and_told_who_writes(tmp_path: Path) -> None:

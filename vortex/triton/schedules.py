@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from vortex.errors import ExitCode, VortexError
+from vortex.errors import ExitCode, VortexError, unwritable
 from vortex.schedule import AttendSchedule, Schedule, ScoreSchedule
 from vortex.triton.module import cache_home
 
@@ -197,11 +197,7 @@ def write_table(table: Table) -> Path:
         aside.write_text(json.dumps(asdict(table), indent=1) + "\n", encoding="utf-8")
         aside.replace(path)
     except OSError as error:
-        raise VortexError(
-            f"cannot write {path}: {error.strerror or error}", code="E604",
-            hint="free some space, or name another folder by VORTEX_CACHE",
-            exit_code=ExitCode.ENVIRONMENT,
-        ) from None  # fmt: skip
+        raise unwritable(path, error, "name another folder by VORTEX_CACHE") from None
     return path
 
 
