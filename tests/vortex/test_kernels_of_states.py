@@ -69,7 +69,7 @@ def test_mass_is_the_softmax_of_what_was_listed(
             places[row, head, : len(own)] = torch.tensor(own)
             pages[row, head, : len(own)] = table[row, own]
             where = [t for t in range(length) if t // size in own]
-            keys = k[table[row].long(), head].float().flatten(0, 1)[where]
+            keys = k.float()[table[row].long(), head].flatten(0, 1)[where]
             keys = keys if scaled is None else keys * scaled[head]
             some = slice(head * group, (head + 1) * group)
             logits = q[row, some].float() @ keys.T * 0.2
