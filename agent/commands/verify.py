@@ -120,13 +120,13 @@ def _kernels(candidate: Candidate, model: Geometry) -> Check:
     if importlib.util.find_spec("triton") is None:
         return Check("kernels", "not checked", "Triton is not installed")
     from vortex.serving.selfcheck import check_kernels, outputs_agree
-    from vortex.serving.sglang.bookkeeping import covered_tokens
+    from vortex.serving.sglang.bookkeeping import budget_tokens
 
     gpu = torch.cuda.is_available()
     device = torch.device("cuda" if gpu else "cpu")
-    # Longer than what the budget covers, so that there is something to choose.
+    # Longer than the budget, so that there is something to choose.
     more = 256 if gpu else 8
-    longest = covered_tokens(candidate) + more * candidate.page_size + 7
+    longest = budget_tokens(candidate) + more * candidate.page_size + 7
     try:
         pages, worst = check_kernels(candidate, model, device, longest=longest, kv_heads=2)
     except VortexError as error:

@@ -237,6 +237,19 @@ def test_what_was_picked_before_dense_steps_is_not_gone_on_with() -> None:
         engine.decode(1)
 
 
+def test_a_ranking_that_is_kept_covers_no_sequence_for_certain() -> None:
+    """Between rankings the program leaves out a page that was reserved and is no longer."""
+    engine = Engine(small(budget=4096, more=KEPT))
+    assert engine.sparse.covered == 0 < Engine(small(budget=4096)).sparse.covered
+    engine.prefill({1: 94})
+    seen = set()
+    for _ in range(9):
+        engine.decode(1)
+        counts = engine.backend._step.buffers.counts
+        seen.add((int(counts[0, 0]), -(-engine.lengths[1] // 16)))
+    assert any(count < pages for count, pages in seen)
+
+
 def test_picks_are_a_bit_for_each_page_of_each_request() -> None:
     engine = Engine(small(more=KEPT), context=500)
     kept = [f.rows["picks"] for f in engine.sparse.fields.values()]

@@ -127,6 +127,15 @@ def completed_pages(slots: Tensor, offsets: Sequence[int], size: int) -> Tensor:
 def covered_tokens(candidate: Candidate) -> int:
     """The longest sequence of which the program surely selects every page; 0: none is sure.
 
+    Where a ranking serves several steps none is: a page that was reserved when it was made, and is
+    no longer, was not picked.
+    """
+    return 0 if candidate.policies.reuse_steps > 1 else budget_tokens(candidate)
+
+
+def budget_tokens(candidate: Candidate) -> int:
+    """The longest sequence of which a ranking surely picks every page; 0: none is sure.
+
     Only ``top_k`` with a plain number as its budget is sure: it keeps as many as it may.
     """
     plan, size = plan_of(candidate.select), candidate.page_size
