@@ -16,7 +16,7 @@ def test_a_batch_that_fails_does_not_end_the_others(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(program_file, "HANDLER", "tests.fake_evaluator:FakeEvaluator")
-    monkeypatch.setattr(program_file, "cache_dir", lambda: tmp_path)
+    monkeypatch.setenv("VORTEX_CACHE", str(tmp_path))
     text = seeds()[0].text
     screen = {"kind": "screen", "text": text, "knobs": {}, "known": {}}
     twin = {**screen, "known": {compile_text(text).candidate_hash: 1}}

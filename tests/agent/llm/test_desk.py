@@ -69,7 +69,11 @@ def test_check_says_hash_fields_bytes_and_launches() -> None:
 
 
 def test_check_says_what_has_no_kernel() -> None:
-    assert "no kernel to update the states" in ask("check_program", program=text_of("h2o")).text
+    text = text_of("attention_ema")
+    assert "no kernel" not in ask("check_program", program=text).text
+    text = text.replace("+ mass", '+ mass * page.mean.max("dim")')
+    found = ask("check_program", program=text).text
+    assert "no kernel to update the states: an update that reads fields" in found
 
 
 def test_errors_come_with_their_place_and_a_hint() -> None:
