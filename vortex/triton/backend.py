@@ -23,7 +23,6 @@ from vortex.triton.runtime import matrix_type
 from vortex.triton.scoring import Scoring
 from vortex.triton.select import relist
 
-MOST_PAGES = 16384
 _TYPES = {
     "bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn, "int8": torch.int8, "int4": torch.uint8,
 }  # fmt: skip

@@ -18,7 +18,7 @@ from vortex.triton.arrays import Shapes
 from vortex.triton.attend import Cache
 from vortex.triton.backend import Fields, append_tokens, follow, route, route_again, summarise_pages
 from vortex.triton.buffers import Buffers
-from vortex.triton.kernels import Kernels, kernels
+from vortex.triton.kernels import MOST_PAGES, Kernels, kernels
 from vortex.triton.store import store_tokens
 from vortex.triton.tiles import Unfused
 
@@ -110,6 +110,8 @@ class KernelChooser:
 
     def __init__(self, candidate: Candidate, pool: Pool, setting: Setting) -> None:
         self.pool, self.setting = pool, setting
+        if pool.table.shape[1] > MOST_PAGES:
+            raise Unfused(f"sequences of over {MOST_PAGES:,} pages do not fit one program")
         self.kernels: Kernels = kernels(candidate, setting.shapes)
         device = pool.table.device
         rows, width = pool.table.shape

@@ -13,6 +13,8 @@ from vortex.triton.scoring import Scoring, scoring
 from vortex.triton.summaries import Summaries, summaries
 from vortex.triton.updates import Updates, updates
 
+MOST_PAGES = 16384  # of a sequence: selection holds a row in one program
+
 
 @dataclass(frozen=True, slots=True)
 class Kernels:

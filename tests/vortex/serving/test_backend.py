@@ -284,6 +284,12 @@ def test_states_live_with_their_request(shape: Shape, more: str) -> None:
     assert bool((heat[5] == 0.25).all())
 
 
+def test_a_context_of_too_many_pages_is_refused_with_the_length_that_fits() -> None:
+    with pytest.raises(VortexError, match="16,385 pages of 16") as raised:
+        Engine(small(), context=16 * 16385)
+    assert raised.value.code == "E804" and raised.value.hint == "--context-length 262144"
+
+
 def test_a_program_without_a_kernel_for_a_part_is_refused() -> None:
     with pytest.raises(VortexError, match="cannot be served yet") as raised:
         Engine(stateful('heat=page.mean.sum("dim") + mass'))

@@ -18,7 +18,7 @@ from vortex.triton.arrays import Shapes
 from vortex.triton.attend import Cache, Workspace
 from vortex.triton.backend import Fields, append_tokens, attend_chosen, follow, route
 from vortex.triton.buffers import Buffers, Followed
-from vortex.triton.kernels import Kernels, kernels
+from vortex.triton.kernels import MOST_PAGES, Kernels, kernels
 from vortex.triton.schedules import StepShape, schedule_for
 from vortex.triton.store import store_tokens
 from vortex.triton.tiles import Unfused
@@ -99,7 +99,8 @@ class SparseDecode:
         turns: where a program keeps something of a request, when it ranks.
 
     Raises:
-        VortexError: E805, the program cannot be served; E807, no memory for its fields.
+        VortexError: E804, sequences have too many pages; E805, the program cannot be served; E807,
+            no memory for its fields.
     """
 
     def __init__(
@@ -130,6 +131,12 @@ class SparseDecode:
         self.device = device
         self.fields: dict[int, Fields] = {}
         self.kernels: Kernels | None = None
+        if self.layers and self.width > MOST_PAGES:
+            raise VortexError(
+                f"a context of {served.context:,} tokens has {self.width:,} pages of {size}; "
+                f"rankings choose among {MOST_PAGES:,} at most", code="E804",
+                hint=f"--context-length {MOST_PAGES * size}", exit_code=ExitCode.ENVIRONMENT,
+            )  # fmt: skip
         self.turns: Turns | None = None
         self._states: dict[str, float] = {}  # first values, by argument
         if self.layers:
