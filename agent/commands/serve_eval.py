@@ -118,7 +118,7 @@ def _wanted(options: Options, given: Sequence[Problem]) -> Wanted:
     from evals.engine.engine import Sampling
     from evals.engine.serving_throughput import Plan
     from evals.engine.session import Wanted
-    from vortex.serving.sglang.bookkeeping import covered_tokens
+    from vortex.serving.sglang.bookkeeping import budget_tokens, covered_tokens
 
     exported = read_exported(options.export)
 
@@ -140,6 +140,7 @@ def _wanted(options: Options, given: Sequence[Problem]) -> Wanted:
         sampling=Sampling(options.tokens, options.temperature, options.top_p),
         samples=options.samples, at_once=options.at_once, shown=shown, seed=options.seed,
         covered=covered_tokens(exported.candidate),
+        budget=budget_tokens(exported.candidate), chat=options.chat,
     )  # fmt: skip
 
 

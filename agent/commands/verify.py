@@ -152,7 +152,7 @@ def _engine(
         why = "no --model was named"
     if why:
         yield Check("engine", "not checked", why)
-        yield Check("accuracy", "not checked", "needs real weights, and tasks of your own")
+        yield Check("accuracy", "not checked", "needs the engine, and tasks of your own")
         return
     yield from _served(folder, candidate, page, str(weights), context)
     yield Check("accuracy", "not checked", "needs tasks of your own; see docs/serving.md")

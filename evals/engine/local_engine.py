@@ -19,6 +19,7 @@ from evals.engine.engine import MODES, Completion, Mode, Request, Sampling, fail
 from evals.models.huggingface import load_folder
 from evals.models.transformer import ModelSpec
 from evals.prefill import DenseCausal
+from vortex.errors import VortexError
 from vortex.ir import Candidate
 from vortex.paged import PagedDecode, PagedPool
 from vortex.plan import dense_layers, plan_of
@@ -83,7 +84,7 @@ class LocalEngine:
     def generate(
         self, requests: Sequence[Request], *, stream: bool = True, at_once: int | None = None
     ) -> list[Completion]:
-        """See Engine; a prompt that is too long for the model is E904."""
+        """See Engine; a prompt that is too long for the model is E906."""
         began = time.perf_counter()
         return [self._one(r, began) for r in requests]
 
@@ -98,7 +99,10 @@ class LocalEngine:
         room = self.model.spec.max_context - len(tokens)
         if not tokens or room < s.tokens:
             most = self.model.spec.max_context
-            raise failed(f"{len(tokens)} tokens and {s.tokens} new ones exceed the model's {most}")
+            raise VortexError(
+                f"{len(tokens)} tokens and {s.tokens} new ones exceed the model's {most}",
+                code="E906", hint="shorter --lengths, or a smaller --max-new",
+            )  # fmt: skip
         found, finish = self._decoded(tokens, s)
         at = time.perf_counter() - sent
         return Completion(

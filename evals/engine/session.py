@@ -36,6 +36,8 @@ class Wanted:
         problems: from an engine to what it is asked (its tokenizer decides lengths).
         samples: of each problem and mode; ``at_once``: requests in flight.
         covered: tokens up to which the program selects every page; 0: no such length is sure.
+        budget: tokens up to which a ranking picks every page; 0: no such length is sure.
+        chat: whether problems are asked in the model's chat format.
         shown: from an engine to what makes a prompt of a problem, as a chat template.
     """
 
@@ -48,6 +50,8 @@ class Wanted:
     samples: int = 1
     at_once: int = 16
     covered: int = 0
+    budget: int = 0
+    chat: bool = False
     seed: int = 0
     shown: Callable[[Engine], Callable[[str], str]] = lambda _: str
     model: str = ""
@@ -144,6 +148,7 @@ def _report(found: _Found, wanted: Wanted) -> EngineReport:
     plan, s = wanted.plan, wanted.sampling
     how = {
         "seed": str(wanted.seed), "pairs": str(plan.pairs), "samples": str(wanted.samples),
+        "chat format": "yes" if wanted.chat else "no",
         "temperature": f"{s.temperature:g}", "top_p": f"{s.top_p:g}", "tokens": str(s.tokens),
         "requests": f"{plan.requests} per place in the batch",
         "load": f"Poisson, {plan.rate:g} requests/s" if plan.rate else "the batch always in flight",
@@ -172,6 +177,9 @@ def _notes(found: _Found, wanted: Wanted) -> list[str]:
         notes.append("Tokens of both modes were not compared: " + _why_not(found, wanted))
     if any(f.get("engine", "").startswith("server at") for f in found.engines.values()):
         notes.append("A server is taken at its word: that it serves this program was not checked.")
+    if found.answers and "sparse" in modes and wanted.budget:
+        notes.append(f"The budget picks every page of up to {wanted.budget:,} tokens: on shorter "
+                     "prompts the program leaves nothing out.")  # fmt: skip
     if found.answers and wanted.sampling.temperature > 0:
         notes.append("Seeds are the same in both modes where the engine honours them (SGLang only "
                      "with deterministic inference); pairs are by problem.")  # fmt: skip

@@ -60,6 +60,7 @@ def gguf_to_folder(name_or_file: str, out: Path, *, dtype: str = "bf16") -> None
             (aside / file).write_text(content, encoding="utf-8")
         save_file(_tensors(model, _TYPES[dtype]), aside / "model.safetensors",
                   metadata={"format": "pt"})  # fmt: skip
+        (aside / "model.safetensors").chmod(0o644)  # a server may run as another user
         aside.chmod(0o755)
         if out.exists():
             out.rmdir()  # empty

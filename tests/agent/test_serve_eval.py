@@ -235,3 +235,16 @@ def test_our_own_executor_gives_no_speed_and_no_server(
     result = run(program, "--local", "--weights", folder, "--ruler", "needle", *more,
                  "-o", tmp_path / "o")  # fmt: skip
     assert code(result) == "E906"
+
+
+def test_a_report_says_up_to_which_length_a_program_leaves_nothing_out(
+    tmp_path: Path, program: Path
+) -> None:
+    problems = tmp_path / "p.jsonl"
+    problems.write_text('{"id": "1", "prompt": "a", "answer": "b", "scorer": "exact"}\n')
+    with TinyServer(reply=lambda prompt: "b") as server:
+        result = run(program, "--url", server.url, "--problems", problems, "--chat", "--json",
+                     "-o", tmp_path / "o")  # fmt: skip
+    data = json.loads(result.stdout)
+    assert any("every page of up to 512 tokens" in note for note in data["notes"])
+    assert data["how"]["chat format"] == "yes"

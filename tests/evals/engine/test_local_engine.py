@@ -108,7 +108,7 @@ def test_what_does_not_fit_is_said_and_text_is_tokenized(folder: Path) -> None:
     engine = LocalEngine(folder, program(16))
     with pytest.raises(VortexError, match="exceed the model's 64") as raised:
         engine.generate([Request(PROMPT, Sampling(60))])
-    assert raised.value.code == "E904"
+    assert raised.value.code == "E906"
     (made,) = engine.generate([Request("hehe", Sampling(3, ignore_end=True))])
     assert made.prompt_tokens == len(engine.encode("hehe")) == 2
     assert engine.chat("A turn.") == "A turn."
