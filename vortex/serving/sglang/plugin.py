@@ -65,14 +65,13 @@ def _made(runner: Any) -> Any:
     pools = {n: pool.get_kv_buffer(n) for n in layers}
     sparse = SparseDecode(candidate, served, pools, requests=len(table))
     cached = "fp8" if next(iter(pools.values()))[0].element_size() == 1 else "bf16"
-    bounds = dense_bounds(candidate, served, cached) if sparse.layers else ()
-    bound = (sparse.covered, bounds)
-    if candidate.states:  # which every step changes, and dense steps would not
-        bound = (0, ())
+    covered, bounds = 0, tuple[int, ...]()
+    if sparse.layers and not candidate.states:  # which dense steps would leave as they are
+        covered, bounds = sparse.covered, dense_bounds(candidate, served, cached)
     internals.adopt(VortexBackend)
     backend = VortexBackend(
         inner, sparse, table,
-        attends_all=graphs.rule(*bound), tap=Tap.of(sparse, runner.ps.tp_rank),
+        attends_all=graphs.rule(covered, bounds), tap=Tap.of(sparse, runner.ps.tp_rank),
     )  # fmt: skip
     two = graphs.capture_twice(backend, runner)
     _log.info(
@@ -81,7 +80,7 @@ def _made(runner: Any) -> Any:
         "1, 8 and 64 sequences of up to %s tokens, where it is predicted to be the cheaper",
         exported.name, candidate.candidate_hash[:12], len(sparse.layers), served.layers,
         candidate.page_size, sparse.field_bytes / 1e9, name, "yes" if two else "no",
-        ", ".join(str(max(bound[0], bound_of(bound[1], rows))) for rows in (1, 8, 64)),
+        ", ".join(str(max(covered, bound_of(bounds, rows))) for rows in (1, 8, 64)),
     )  # fmt: skip
     return backend
 
