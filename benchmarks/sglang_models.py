@@ -3,9 +3,10 @@
     python benchmarks/sglang_models.py --cases 8b,glm --seconds 560 --out results
 
 Random weights of a model's shape: timing only. Each case is an engine; steps are full attention's
-by the inner backend, or a centroid's, which one switch chooses between, turn by turn. ``full`` rows
-are as many as the engine's cache holds. The byte-ideal is the quotient of the bytes that a step
-must move, weights included.
+by the inner backend (d), a centroid's (s), or what the default rule says (-), which one switch
+chooses between, turn by turn; ``plain`` cases are an engine without the plugin. ``full`` rows are
+as many as the engine's cache holds. The byte-ideal is the quotient of the bytes that a step must
+move, weights included.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any, Literal
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,8 +40,25 @@ from vortex.serving.sglang.check import (  # noqa: E402
 from vortex.workload import Workload  # noqa: E402
 
 Rows = int | Literal["full", "half"]
-FEW, MANY = 8, 136
-GRAPHS = [1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 64]
+FEW = 8  # tokens of the shorter of two replies whose difference is decoding alone
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is decoded at once.
+
+    Attributes:
+        rows: sequences, or as many as the engine's cache holds, or half of them.
+        context: tokens of each.
+        modes: of the switch, timed in turn; the first is what the others are held against.
+        many: tokens of the longer reply; pairs: how often each mode is timed.
+    """
+
+    rows: Rows
+    context: int
+    modes: str = "ds"
+    many: int = 136
+    pairs: int = 2
 
 
 @dataclass(frozen=True)
@@ -48,48 +67,62 @@ class Case:
 
     Attributes:
         budget: tokens attended; page: the program's; engine_page: SGLang's.
-        loads: rows and tokens of context.
         more: a line of the program's policies.
         layers: the first so many of the model's, where it does not fit.
         memory: share of the device for weights and cache.
         plain: another backend than ours, alone.
-        by_rule: the default rule decides which steps are sparse.
+        first: tokens of prompts whose first token is timed.
     """
 
     model: str
     budget: int
     page: int
-    loads: tuple[tuple[Rows, int], ...]
+    loads: tuple[Load, ...]
     engine_page: int = 0
     more: str = ""
     layers: int | None = None
     memory: float = 0.85
     plain: str = ""
-    by_rule: bool = False
+    first: int = 0
 
     @property
     def longest(self) -> int:
         """Tokens of the longest sequence."""
-        return max(context for _, context in self.loads) + MANY + 64
+        return max(load.context + load.many for load in self.loads) + 64
+
+    @property
+    def graphs(self) -> list[int]:
+        """Batch sizes that are captured."""
+        few = {load.rows for load in self.loads if isinstance(load.rows, int)}
+        return sorted(few) if len(few) == len({load.rows for load in self.loads}) else _EVERY
 
 
-_LONG: tuple[tuple[Rows, int], ...] = (
-    ("half", 32500), ("full", 32500), ("half", 65000), ("full", 65000),
-)  # fmt: skip
-_TWO: tuple[tuple[Rows, int], ...] = ((16, 32500), (32, 16200))
-_GLM = Case("glm-4.7-flash", 2048, 64, ((16, 32500), (8, 130800)), 64, memory=0.88)
+_EVERY = [1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 64]
+_LONG = (Load("half", 32500), Load("full", 32500), Load("half", 65000), Load("full", 65000))
+_TWO = (Load(16, 32500), Load(32, 16200))
+_SHORT = (1000, 2000, 4000)
+_BY_RULE = tuple(Load(8, n, modes="d-", many=392, pairs=6) for n in _SHORT)
+_ALONE = tuple(Load(8, n, modes="d", many=392, pairs=6) for n in _SHORT)
+_GLM = (Load(16, 32500), Load(8, 130800))
 CASES = {
-    "1.7b": Case("qwen3-1.7b", 1024, 16, (*_TWO, ("full", 32500))),
+    "1.7b": Case("qwen3-1.7b", 1024, 16, (*_BY_RULE, *_TWO, Load("full", 32500)), first=8192),
+    "1.7b-plain": Case(
+        "qwen3-1.7b", 1024, 16, (*_ALONE, Load(16, 32500, "d")), plain="fa3", first=8192
+    ),
     "1.7b-dense2": Case("qwen3-1.7b", 1024, 16, _TWO, more="dense_layers = vx.layers(first=2)"),
     "1.7b-reuse": Case("qwen3-1.7b", 1024, 16, _TWO, more="reuse = vx.reuse(layers=1, steps=4)"),
-    "short": Case("qwen3-1.7b", 1024, 16, ((8, 1000), (8, 2000), (8, 4000)), by_rule=True),
     "4b": Case("qwen3-4b", 2048, 32, _LONG),
     "8b": Case("llama-3.1-8b", 2048, 32, _LONG),
-    "glm": _GLM,
-    "glm-triton": Case("glm-4.7-flash", 2048, 64, ((16, 32500),), 64, memory=0.88, plain="triton"),
-    "m2": Case("minimax-m2.7", 2048, 32, ((16, 32500),), layers=12, memory=0.9),
-    "tiny": Case("tiny", 64, 16, ((2, 150), ("half", 90)), memory=0.05),
-}
+    "glm": Case("glm-4.7-flash", 2048, 64, _GLM, 64, memory=0.88),
+    "glm-triton": Case(
+        "glm-4.7-flash", 2048, 64, (Load(16, 32500, "d"),), 64, memory=0.88, plain="triton"
+    ),
+    "m2": Case("minimax-m2.7", 2048, 32, (Load(16, 32500),), layers=12, memory=0.9),
+    "tiny": Case(
+        "tiny", 64, 16, (Load(2, 90, "d-", many=6), Load("half", 150, many=6)), memory=0.05,
+        first=40,
+    ),
+}  # fmt: skip
 
 
 # -- in the engine -----------------------------------------------
@@ -108,25 +141,30 @@ def measure(name: str, scratch: Path, device: str) -> None:
         **_settings(case, device),
     )  # fmt: skip
     room = int(made.get_server_info()["max_total_num_tokens"])
-    say(case=name, what="engine", start_seconds=round(time.perf_counter() - began, 1), room=room)
-    modes = ("d",) if case.plain else ("d", "-") if case.by_rule else ("d", "s")
-    held: tuple[int, list[list[int]]] = (0, [])
-    for rows, context in sorted(_rows(case, room), key=lambda load: (load[1], -load[0])):
-        if context != held[0]:
+    say(case=name, what="engine", backend=case.plain or "vortex", room=room,
+        start_seconds=round(time.perf_counter() - began, 1))  # fmt: skip
+    if case.first:
+        say(case=name, what="first token", length=case.first,
+            seconds=first_token(made, case.first, vocab))  # fmt: skip
+    held: list[list[int]] = []
+    for load, rows in sorted(_counted(case, room), key=lambda x: (x[0].context, -x[1])):
+        if not held or load.context != len(held[0]):
             made.flush_cache()
-            held = context, [tokens(context, 7 * context + i, vocab) for i in range(rows)]
+            held = [tokens(load.context, 7 * load.context + i, vocab) for i in range(rows)]
             switch("d")
-            generated(made, held[1], 2)  # the prefix cache has the prompts from here on
-        _load(name, made, switch, modes, held[1][:rows], model)
+            generated(made, held, 2)  # the prefix cache has the prompts from here on
+        rates = _rates(made, switch, load, held[:rows])
+        say(case=name, what="decode tokens/s", rows=rows, context=load.context, by_mode=rates,
+            **_ratio(load, rates), byte_ideal=_ideal(model, rows, load.context))  # fmt: skip
     made.shutdown()
 
 
 def _folder(case: Case, folder: Path) -> Path:
     if case.model != "tiny":
         return shape_folder(case.model, folder, case.longest, layers=case.layers)
-    from benchmarks.sglang_equality import model_folder
+    from benchmarks.small_models import model_folder
 
-    return model_folder(folder, "tiny", weights=False, device="cpu")
+    return model_folder(folder, "gqa-tiny", device="cpu")
 
 
 def _settings(case: Case, device: str) -> dict[str, Any]:
@@ -135,37 +173,55 @@ def _settings(case: Case, device: str) -> dict[str, Any]:
     }  # fmt: skip
     if device == "cpu":
         return found | {"device": "cpu", "disable_cuda_graph": True, "max_total_tokens": 1024}
-    return found | {"cuda_graph_backend_prefill": "disabled", "cuda_graph_bs_decode": GRAPHS}
+    return found | {"cuda_graph_backend_prefill": "disabled", "cuda_graph_bs_decode": case.graphs}
 
 
-def _rows(case: Case, room: int) -> Iterator[tuple[int, int]]:
+def _counted(case: Case, room: int) -> Iterator[tuple[Load, int]]:
     """Loads with their rows counted."""
     page = case.engine_page or case.page
-    for rows, context in case.loads:
-        most = min(GRAPHS[-1], (room - page) // (-(-(context + MANY + 1) // page) * page))
-        count = {"full": most, "half": most // 2}.get(str(rows), rows)
-        yield min(int(count), most), context
+    for load in case.loads:
+        tokens_each = -(-(load.context + load.many + 1) // page) * page
+        most = min(max(case.graphs), (room - page) // tokens_each)
+        count = {"full": most, "half": most // 2}.get(str(load.rows), load.rows)
+        yield load, min(int(count), most)
 
 
-def _load(
-    name: str, made: Any, switch: Switch, modes: tuple[str, ...], prompts: list[list[int]],
-    model: Path,
-) -> None:  # fmt: skip
-    rows, context = len(prompts), len(prompts[0])
-    few, many = (2, 6) if context < 500 else (FEW, MANY)
-    for mode in modes:
+def first_token(made: Any, length: int, vocab: int) -> list[float]:
+    """Seconds to the first token of prompts that no cache holds; the first two warm up."""
+    found = []
+    for i in range(10):
+        prompt = tokens(length, 900 + i, vocab)
+        began = time.perf_counter()
+        generated(made, [prompt], 1)
+        found.append(round(time.perf_counter() - began, 4))
+    return found[2:]
+
+
+def _rates(
+    made: Any, switch: Switch, load: Load, prompts: list[list[int]]
+) -> dict[str, list[float]]:  # fmt: skip
+    """Tokens/s of each mode, its turns in order."""
+    few = min(FEW, load.many // 2)
+    for mode in load.modes:
         switch(mode)
-        generated(made, prompts, 4)
-    rates: dict[str, list[float]] = {mode: [] for mode in modes}
-    for _ in range(3 if context < 8000 else 2):
-        for mode in modes:
+        generated(made, prompts, few)
+    rates: dict[str, list[float]] = {mode: [] for mode in load.modes}
+    for _ in range(load.pairs):
+        for mode, found in rates.items():
             switch(mode)
-            rates[mode].append(round(decode_rate(made, prompts, few, many), 1))
-    full, other = rates["d"], rates.get(modes[-1], [])
-    ratios = [round(s / d, 3) for s, d in zip(other, full, strict=True)] if modes[1:] else []
-    say(case=name, what="decode tokens/s", rows=rows, context=context, full=full,
-        sparse=other if modes[1:] else None, by_rule="-" in modes, ratios=ratios,
-        byte_ideal=_ideal(model, rows, context))  # fmt: skip
+            found.append(round(decode_rate(made, prompts, few, load.many), 1))
+    return rates
+
+
+def _ratio(load: Load, rates: dict[str, list[float]]) -> dict[str, Any]:
+    """Of neighbours in time: each, their mean and its standard error."""
+    if not load.modes[1:]:
+        return {}
+    each = [b / a for a, b in zip(*rates.values(), strict=True)]
+    return {
+        "ratios": [round(x, 3) for x in each], "ratio": round(fmean(each), 3),
+        "stderr": round(stdev(each) / len(each) ** 0.5, 3),
+    }  # fmt: skip
 
 
 def _ideal(model: Path, rows: int, context: int) -> float:
@@ -183,7 +239,7 @@ def _ideal(model: Path, rows: int, context: int) -> float:
 def main() -> None:
     """Run the cases."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", default="1.7b,short,8b,4b,glm,glm-triton,m2,1.7b-dense2")
+    parser.add_argument("--cases", default=",".join(n for n in CASES if n != "tiny"))
     parser.add_argument("--seconds", type=float, default=560.0, help="for all cases together")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "out")))
