@@ -58,7 +58,7 @@ def check_kernels(
     pages = torch.randperm(3 * width, generator=g).view(3, width).to(device) + 1
     inside = torch.arange(size, device=device)
     requests = (pages[:, :, None] * size + inside).view(3, -1).to(torch.int32)
-    step = sparse.step(sparse.space(3), 3, captured=True)
+    step = sparse.step(sparse.space(3), 3)
     fill_table(requests, torch.arange(3, device=device), lengths, size, step.table, step.lengths)
     every = pages.view(-1, 1).to(torch.int32)
     sparse.summarise(layer, every, torch.full_like(every[:, 0], size))

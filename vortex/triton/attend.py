@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from vortex.schedule import AttendSchedule, padded
-from vortex.triton.runtime import matrix_type
+from vortex.triton.runtime import launch, matrix_type
 
 LOG2E = 1.4426950408889634
 
@@ -333,7 +333,8 @@ def attend(
     parts = 1 << (schedule.splits - 1).bit_length()
     rows_of = 1 << (heads // kv_heads - 1).bit_length()
     group, per_head, none = heads // kv_heads, pages.dim() == 3, workspace.stats
-    _attend[(schedule.splits, kv_heads, rows)](
+    launch(
+        _attend, (schedule.splits, kv_heads, rows),
         q, cache.k, cache.v, out, none if lse is None else lse, pages,
         lengths if counts is None else counts, lengths,
         none if cache.k_scale is None else cache.k_scale,

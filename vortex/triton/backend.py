@@ -19,7 +19,7 @@ from vortex.triton.buffers import Buffers
 from vortex.triton.kernels import Kernels
 from vortex.triton.mass import add_mass
 from vortex.triton.project import Matrix
-from vortex.triton.runtime import matrix_type
+from vortex.triton.runtime import launch, matrix_type
 from vortex.triton.scoring import Scoring
 from vortex.triton.select import relist
 
@@ -99,7 +99,8 @@ def summarise_pages(
     if k.summarise is None:
         return
     grid = (table.shape[1], cache.k.shape[1], table.shape[0])
-    k.summarise[grid](
+    launch(
+        k.summarise, grid,
         cache.k, cache.v, *fields.arrays.values(), *fields.matrices.values(), table, lengths,
         table.stride(0),
         *cache.k.stride()[:2], *cache.v.stride()[:2],
@@ -115,7 +116,8 @@ def append_tokens(
     Args:
         new_k, new_v: ``[row, kv_head, dim]``, dense within a row.
     """
-    k.append[(cache.k.shape[1], table.shape[0])](
+    launch(
+        k.append, (cache.k.shape[1], table.shape[0]),
         cache.k, cache.v, *fields.arrays.values(), *fields.matrices.values(), table, lengths,
         new_k, new_v,
         table.stride(0), *cache.k.stride()[:3], *cache.v.stride()[:3], new_k.stride(0),
@@ -163,9 +165,10 @@ def route(
     scores = scores and made.chooses
     block = min(shape.block, padded(width))
 
-    def launch(with_scores: bool, with_choice: bool, warps: int) -> None:
+    def routed(with_scores: bool, with_choice: bool, warps: int) -> None:
         blocks = triton.cdiv(width, block) if with_scores else 1
-        k.route[(blocks, kv_heads, q.shape[0])](
+        launch(
+            k.route, (blocks, kv_heads, q.shape[0]),
             q, table, *arrays, lengths, buffers.scratch, buffers.counter, buffers.pages,
             buffers.counts, *kept, q.stride(0), table.stride(0), buffers.pages.stride(0),
             buffers.pages.stride(1), width, scale, layer,
@@ -175,12 +178,12 @@ def route(
         )  # fmt: skip
 
     if joined and scores and chooses:
-        launch(True, True, shape.warps)
+        routed(True, True, shape.warps)
         return
     if scores:
-        launch(True, False, shape.warps)
+        routed(True, False, shape.warps)
     if chooses:
-        launch(False, True, shape.choose_warps)
+        routed(False, True, shape.choose_warps)
 
 
 def route_again(
@@ -195,7 +198,8 @@ def route_again(
     """
     plan, size = plan_of(k.candidate.select), k.candidate.page_size
     sinks, recent = reserved_counts(plan, Scaling(size, k.shapes.share))
-    relist[(buffers.counts.shape[1], table.shape[0])](
+    launch(
+        relist, (buffers.counts.shape[1], table.shape[0]),
         fields.rows["picks"], buffers.slots, table, lengths, buffers.pages,
         buffers.followed.places if buffers.followed else buffers.pages, buffers.counts,
         table.stride(0),
@@ -269,7 +273,8 @@ def follow(
     add_mass(q, cache, buffers.pages, kept.places, buffers.counts, lengths, kept.lse, kept.mass,
              scale=scale)  # fmt: skip
     rows, kv_heads, width = kept.mass.shape
-    k.update[(kv_heads, rows)](
+    launch(
+        k.update, (kv_heads, rows),
         *(fields.rows[state] for state in k.updates.states), kept.mass, buffers.slots, lengths,
         buffers.scratch, width, scale, layer, CHANNELS=k.updates.channels, PAGES=padded(width),
         num_warps=schedule.score.choose_warps,

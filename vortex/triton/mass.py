@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vortex.schedule import padded
 from vortex.triton.attend import LOG2E, Cache, columns_of, first_run
-from vortex.triton.runtime import matrix_type
+from vortex.triton.runtime import launch, matrix_type
 
 _SPLITS = 8  # programs that share the list of a row and head
 
@@ -78,7 +78,8 @@ def add_mass(
     kv_heads, own_size = cache.k.shape[1:3]
     first = cache.v.shape[-1] if cache.latent else first_run(dim)
     size = cache.page_size
-    _page_mass[(_SPLITS, kv_heads, rows)](
+    launch(
+        _page_mass, (_SPLITS, kv_heads, rows),
         q, cache.k, lse, pages, places, counts, lengths, mass,
         lse if cache.k_scale is None else cache.k_scale, scale * LOG2E,
         q.stride(0), q.stride(1), *cache.k.stride()[:3], pages.stride(0), pages.stride(1),

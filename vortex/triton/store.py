@@ -8,6 +8,7 @@ from torch import Tensor
 
 from vortex.schedule import padded
 from vortex.triton.attend import Cache
+from vortex.triton.runtime import launch
 
 
 @triton.jit
@@ -41,7 +42,8 @@ def store_tokens(
         new_k, new_v: ``[row, kv_head, dim]``, dense within a row.
     """
     dim, vdim = new_k.shape[2], cache.v.shape[3]
-    _store[(cache.k.shape[1], table.shape[0])](
+    launch(
+        _store, (cache.k.shape[1], table.shape[0]),
         cache.k, cache.v, table, lengths, new_k, new_v, table.stride(0),
         *cache.k.stride()[:3], *cache.v.stride()[:3], new_k.stride(0), new_v.stride(0),
         SIZE=cache.page_size, DIM=dim, VDIM=vdim, WIDE=padded(max(dim, vdim)),

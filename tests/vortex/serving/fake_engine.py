@@ -178,6 +178,16 @@ class Engine:
             q = self.draw(len(slots), s.heads * s.dim)
             self.backend.forward(q, k, v, self.layer(number), batch)
 
+    def batch(self, *requests: int, pad: int = 0) -> SimpleNamespace:
+        """One step of requests, which grow by a token."""
+        slots = torch.cat([self.grow(r, 1) for r in requests] + [torch.zeros(pad).long()])
+        lengths = torch.tensor([self.lengths[r] for r in requests] + [1] * pad)
+        return SimpleNamespace(
+            forward_mode=Mode("decode"), batch_size=len(lengths), out_cache_loc=slots,
+            seq_lens=lengths, req_pool_indices=torch.tensor([*requests, *[0] * pad]),
+            seq_lens_cpu=lengths.clone(),
+        )  # fmt: skip
+
     def decode(
         self, *requests: int, pad: int = 0, graph: bool = False, saved: bool = False,
         split: bool = False,
@@ -191,12 +201,8 @@ class Engine:
             split: MLA's parts come apart.
         """
         s, rows = self.shape, len(requests) + pad
-        slots = torch.cat([self.grow(r, 1) for r in requests] + [torch.zeros(pad).long()])
-        lengths = torch.tensor([self.lengths[r] for r in requests] + [1] * pad)
-        batch = SimpleNamespace(
-            forward_mode=Mode("decode"), batch_size=rows, out_cache_loc=slots, seq_lens=lengths,
-            req_pool_indices=torch.tensor([*requests, *[0] * pad]), seq_lens_cpu=lengths.clone(),
-        )  # fmt: skip
+        batch = self.batch(*requests, pad=pad)
+        slots = batch.out_cache_loc
         if graph:
             self.backend.init_forward_metadata_out_graph(batch)
             self.backend.init_forward_metadata_in_graph(batch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,9 @@ from vortex.compile import compile_text  # noqa: E402
 from vortex.errors import VortexError  # noqa: E402
 from vortex.ir import Candidate  # noqa: E402
 from vortex.serving.equality import Agreement, compare, read_choice  # noqa: E402
+from vortex.serving.sglang import sparse  # noqa: E402
 from vortex.serving.sglang.tap import Tap  # noqa: E402
+from vortex.triton import attend, backend, store  # noqa: E402
 
 pytestmark = [pytest.mark.skipif(GPU, reason="the miniature engine lives on the CPU")]
 
@@ -185,12 +188,70 @@ def test_captured_steps_are_dense_only_where_dense_graphs_are() -> None:
     assert engine.backend.dense
 
 
+def test_a_capture_takes_the_kind_that_it_is_told_whatever_ran_before() -> None:
+    engine = Engine(small(), attends_all=lambda lengths: True)
+    engine.backend.init_cuda_graph_state(1, 1)
+    engine.prefill({1: 100})
+    engine.decode(1)  # as the engine's tuning does before it captures: a dense step
+    for kind in (False, True):
+        engine.backend.capture_dense = kind
+        batch = engine.batch(1)
+        engine.backend.init_forward_metadata_out_graph(batch, in_capture=True)
+        assert engine.backend.dense is kind
+
+
+def test_a_replay_of_sparse_layers_alone_prepares_nothing_of_the_inner_backend() -> None:
+    for more, wanted in (("", False), ("dense_layers = vx.layers(first=1)", True)):
+        engine = Engine(small(more=more))
+        engine.backend.init_cuda_graph_state(1, 1)
+        engine.prefill({1: 100})
+        engine.inner.calls.clear()
+        engine.backend.init_forward_metadata_out_graph(engine.batch(1))
+        assert ("init_forward_metadata_out_graph" in engine.inner.calls) is wanted
+
+
+@pytest.mark.parametrize("more", ["", "reuse = vx.reuse(layers=1, steps=3)"])
+def test_what_is_compiled_ahead_is_what_steps_launch(
+    more: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched: list[set[str]] = [set(), set()]
+    ahead = [True]
+
+    def recorded(kernel: Any, grid: Any, *arguments: Any, **constants: Any) -> None:
+        types = [str(a.dtype) if isinstance(a, torch.Tensor) else "-" for a in arguments]
+        launched[not ahead[0]].add(f"{kernel} {types} {constants}")
+        if not ahead[0]:
+            kernel[grid](*arguments, **constants)
+
+    for module in (attend, backend, store, sparse):
+        monkeypatch.setattr(module, "launch", recorded)
+    engine = Engine(small(more=more), Shape(layers=4))
+    space = engine.sparse.space(4)
+    engine.sparse.compile_ahead(space, engine.shape.dtype)
+    ahead[0] = False
+    engine.backend.init_cuda_graph_state(4, 4)
+    engine.prefill({1: 115, 2: 5, 3: 96})
+    for rows in ((1,), (1, 2), (1, 2, 3)):
+        engine.decode(*rows)
+    assert launched[1] and launched[1] <= launched[0]
+
+
+def test_dense_steps_that_complete_no_page_keep_no_books() -> None:
+    engine = Engine(small(), attends_all=lambda lengths: True)
+    engine.prefill({1: 100})
+    for _ in range(11):
+        engine.decode(1)
+    assert not engine.backend._pending
+    engine.decode(1)  # 112 tokens: seven pages of 16
+    assert len(engine.backend._pending) == 1
+
+
 def test_what_the_wrapper_does_not_have_is_the_inner_backends() -> None:
     engine = Engine(small())
     engine.backend.prefill_attention_backend_str = "vortex"
     assert engine.inner.prefill_attention_backend_str == "vortex"
     assert engine.backend.prefill_attention_backend_str == "vortex"
-    assert engine.backend.needs_cpu_seq_lens is False
+    assert engine.backend.needs_cpu_seq_lens and not engine.inner.needs_cpu_seq_lens
     engine.backend.on_after_cuda_graph_warmup()
     assert engine.inner.calls[-1] == "on_after_cuda_graph_warmup"
 

@@ -11,7 +11,7 @@ import pytest
 
 from agent.commands.verify import _said
 from vortex.errors import VortexError
-from vortex.serving.sglang.check import Switch, decode_rate, difference, main, tokens
+from vortex.serving.sglang.check import Switch, decode_rate, difference, main, near, tokens
 
 
 def reply(ids: list[int], gap: float = 1.0) -> dict[str, Any]:
@@ -21,11 +21,18 @@ def reply(ids: list[int], gap: float = 1.0) -> dict[str, Any]:
 
 def test_replies_are_compared_up_to_where_they_part() -> None:
     one = [reply([1, 2, 3]), reply([4, 5, 6], gap=0.25)]
-    two = [reply([1, 2, 3]), reply([4, 9, 9])]
+    two = [reply([1, 2, 3]), reply([4, 6, 9])]
     found = difference(one, two)
     assert (found["equal"], found["parted"]) == (1, 1)
-    assert found["top2_gap_where_parted"] == [0.25]
+    assert found["gap_where_parted"] == [0.25] and not found["beyond_the_top"]
+    assert near(found)
     assert found["largest_logprob_shift"] == 0.0
+
+
+def test_a_token_that_the_first_run_found_unlikely_is_no_near_tie() -> None:
+    found = difference([reply([1, 2], gap=0.1)], [reply([1, 7])])
+    assert found["beyond_the_top"] == 1 and found["gap_where_parted"] == []
+    assert not near(found)
 
 
 @pytest.mark.parametrize(("gap", "verdict"), [(0.1, "ok"), (3.0, "failed")])

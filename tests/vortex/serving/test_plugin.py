@@ -158,7 +158,7 @@ def runner(**settings: Any) -> Any:
     """Stands for a ModelRunner that has loaded a model and made its pools."""
     config = SimpleNamespace(
         is_encoder_decoder=False, has_attention_sinks=False, is_local_attention_model=False,
-        num_hidden_layers=2, num_attention_heads=4, context_len=128,
+        num_hidden_layers=2, num_attention_heads=4, context_len=128, dtype=torch.bfloat16,
         get_total_num_kv_heads=lambda: 2,
     )  # fmt: skip
     return SimpleNamespace(
@@ -329,17 +329,60 @@ def test_ranks_that_would_see_a_part_of_what_a_program_reads_are_refused(
 
 
 def test_each_shape_is_captured_for_sparse_and_for_dense_steps() -> None:
-    backend = SimpleNamespace(two_graphs=True, dense=False)
+    backend = SimpleNamespace(two_graphs=True, capture_dense=False)
     made = SimpleNamespace(attn_backend=backend, seen=[])
 
     def capture(runner: Any, size: int, forward: Any, stream: Any, label: str | None) -> None:
-        runner.seen.append((size, label, backend.dense))
+        runner.seen.append((size, label, backend.capture_dense))
 
     graphs.captured_twice(capture, made, 8, None)
     assert made.seen == [(8, None, False), (8, graphs.LABEL, True)]
-    assert not backend.dense
+    assert not backend.capture_dense
     graphs.captured_twice(capture, made, 8, None, None, "lora")
     assert len(made.seen) == 3
+
+
+class Registry:
+    """Stands for SGLang's: what fails is logged there, and left out."""
+
+    def __init__(self, taken: set[str], fails: bool) -> None:
+        self._patched, self.fails, self.asked = taken, fails, list[str]()
+
+    def register(self, target: str, hook: Any, kind: Any) -> None:
+        self.asked.append(target)
+
+    def apply_hooks(self) -> None:
+        self._patched |= set() if self.fails else set(self.asked)
+
+
+@pytest.fixture
+def hooked(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Registry]:
+    def put(taken: set[str], *, fails: bool = False) -> Registry:
+        registry = Registry(taken, fails)
+        module = SimpleNamespace(HookRegistry=registry, HookType=SimpleNamespace(AROUND=1, AFTER=2))
+        monkeypatch.setitem(sys.modules, "sglang.srt.plugins.hook_registry", module)
+        return registry
+
+    monkeypatch.setattr(graphs, "_hooked", [])
+    monkeypatch.setattr(internals, "check_names", lambda *needs: None)
+    return put
+
+
+def test_both_hooks_are_made_or_none(hooked: Callable[..., Registry]) -> None:
+    """One alone would replay the sparse graph with what a dense step left in its memory."""
+    engine = SimpleNamespace(server_args=SimpleNamespace(enable_lora=False))
+    backend = SimpleNamespace(two_graphs=False)
+    other = hooked({internals.LOAD})  # by another plugin
+    assert not graphs.capture_twice(backend, engine)
+    assert not backend.two_graphs and not other.asked
+    hooked(set(), fails=True)
+    with pytest.raises(VortexError) as raised:
+        graphs.capture_twice(backend, engine)
+    assert raised.value.code == "E804" and graphs.TWO in str(raised.value.hint)
+    assert not backend.two_graphs
+    made = hooked(set())
+    assert graphs.capture_twice(backend, engine) and backend.two_graphs
+    assert made.asked == [internals.CAPTURE, internals.LOAD]
 
 
 def test_a_dense_step_replays_the_dense_graph() -> None:

@@ -22,8 +22,9 @@ _MOST_PENDING = 64
 
 # What this class keeps; every other attribute is the inner backend's, read and written.
 _OWN = frozenset({
-    "inner", "sparse", "requests", "tap", "attends_all", "two_graphs", "dense", "_graph_space",
-    "_eager_space", "_step", "_complete", "_whole", "_finished", "_pending",
+    "inner", "sparse", "requests", "tap", "attends_all", "two_graphs", "dense", "capture_dense",
+    "_dtype", "_all_sparse", "_graph_space", "_eager_space", "_step", "_complete", "_whole",
+    "_finished", "_pending",
 })  # fmt: skip
 
 
@@ -41,8 +42,10 @@ class VortexBackend:
         requests: ``req_to_token`` of the engine, int32 ``[request, position]``.
         attends_all: whether a step of these lengths (None: unknown) attends to everything.
         two_graphs: whether dense steps have graphs of their own.
-        dense: whether the step at hand is one.
+        dense: whether the step at hand is one; capture_dense: whether those captured now are.
     """
+
+    needs_cpu_seq_lens = True  # the rule of dense steps reads them, whatever the inner one does
 
     def __init__(
         self,
@@ -52,10 +55,13 @@ class VortexBackend:
         *,
         attends_all: Callable[[Tensor | None], bool] = lambda lengths: False,
         tap: Tap | None = None,
+        dtype: torch.dtype = torch.bfloat16,
     ) -> None:
         self.inner, self.sparse, self.requests = inner, sparse, requests
         self.attends_all, self.tap = attends_all, tap
-        self.two_graphs = self.dense = False
+        self.two_graphs = self.dense = self.capture_dense = False
+        self._dtype = dtype  # of the model
+        self._all_sparse = len(sparse.layers) == sparse.served.layers
         self._graph_space: Space | None = None
         self._eager_space: Space | None = None
         self._step: Step | None = None
@@ -82,6 +88,8 @@ class VortexBackend:
         self.inner.init_cuda_graph_state(max_bs, max_num_tokens)
         if self.sparse.layers:
             self._graph_space = self.sparse.space(max_bs)
+            if self._graph_space.table.is_cuda:
+                self.sparse.compile_ahead(self._graph_space, self._dtype)
 
     def init_forward_metadata(self, forward_batch: Any) -> None:
         """Before a step that no graph runs, and before a prefill."""
@@ -89,7 +97,7 @@ class VortexBackend:
         mode = forward_batch.forward_mode
         if mode.is_decode():
             self.dense = self.attends_all(forward_batch.seq_lens_cpu)
-            self._begin(forward_batch, captured=False)
+            self._begin(forward_batch)
         elif mode.is_extend():
             self._plan(forward_batch)
 
@@ -98,13 +106,16 @@ class VortexBackend:
     ) -> None:  # fmt: skip
         """Before a graph is captured or replayed: the page table is read here, not in the graph,
         since the scheduler may write it while the graph runs."""
-        self.inner.init_forward_metadata_out_graph(forward_batch, in_capture=in_capture)
-        if not forward_batch.forward_mode.is_decode():
-            return
-        if not in_capture:
-            lengths = forward_batch.seq_lens_cpu
-            self.dense = self.two_graphs and self.attends_all(lengths)
-        self._begin(forward_batch, captured=True)
+        decodes = forward_batch.forward_mode.is_decode()
+        if decodes:
+            self.dense = self.capture_dense if in_capture else (
+                self.two_graphs and self.attends_all(forward_batch.seq_lens_cpu)
+            )  # fmt: skip
+        # What the inner backend prepares is for layers that a sparse step may not have.
+        if in_capture or not decodes or self.dense or not self._all_sparse:
+            self.inner.init_forward_metadata_out_graph(forward_batch, in_capture=in_capture)
+        if decodes:
+            self._begin(forward_batch)
 
     def init_forward_metadata_in_graph(self, forward_batch: Any) -> None:
         """The part that is recorded."""
@@ -112,22 +123,19 @@ class VortexBackend:
         if self._step is not None:
             self._step.newest_known = False
 
-    def _begin(self, batch: Any, *, captured: bool) -> None:
+    def _begin(self, batch: Any) -> None:
         sparse, rows, size = self.sparse, int(batch.batch_size), self.sparse.candidate.page_size
         self._step = None
         if not sparse.layers or not rows:
             return
         requests, lengths = batch.req_pool_indices[:rows], batch.seq_lens[:rows]
         if self.dense:
-            # Summaries wait: no dense step reads them.
-            if len(self._pending) >= _MOST_PENDING:
-                self._catch_up()
-            self._pending.append(newest_token(self.requests, requests, lengths, size))
+            self._defer(batch, requests, lengths)
             if sparse.turns is not None:
                 sparse.turns.restart(requests, lengths)
             return
         self._catch_up()
-        step = sparse.step(self._space(rows, captured), rows, captured=captured)
+        step = sparse.step(self._space(rows), rows)
         if self.tap is not None:
             self.tap.begin(sparse, step)
         fill_table(self.requests, requests, lengths, size, step.table, step.lengths)
@@ -137,17 +145,21 @@ class VortexBackend:
         step.newest_known = False
         self._step = step
 
-    def _space(self, rows: int, captured: bool) -> Space:
+    def _space(self, rows: int) -> Space:
         if self._graph_space is not None and rows <= self._graph_space.rows:
             return self._graph_space
-        if captured:
-            raise VortexError(
-                f"a graph for {rows} sequences, and no memory was made for it", code="E804",
-                exit_code=ExitCode.ENVIRONMENT,
-            )  # fmt: skip
         if self._eager_space is None or rows > self._eager_space.rows:
             self._eager_space = self.sparse.space(1 << (rows - 1).bit_length())
         return self._eager_space
+
+    def _defer(self, batch: Any, requests: Tensor, lengths: Tensor) -> None:
+        """Keep for later which pages a dense step completes: no dense step reads summaries."""
+        known, size = batch.seq_lens_cpu, self.sparse.candidate.page_size
+        if known is not None and not (known % size == 0).any():
+            return
+        if len(self._pending) >= _MOST_PENDING:
+            self._catch_up()
+        self._pending.append(newest_token(self.requests, requests, lengths, size))
 
     def _catch_up(self) -> None:
         """Summaries of the pages that dense steps completed; their tokens are in the pool."""

@@ -19,6 +19,8 @@ from typing import Any
 from vortex.errors import ExitCode, VortexError
 
 _MANY = 136  # tokens of the longer replies of a speed check
+TOPS = 8  # log probabilities that are asked for beside each token
+NEAR = 0.25  # of a log probability, a near tie: four steps of bf16 logits between 8 and 16
 
 
 class Switch:
@@ -57,12 +59,13 @@ def generated(made: Any, prompts: Sequence[list[int]], count: int, **more: Any) 
 
 
 def difference(one: Sequence[Any], two: Sequence[Any]) -> dict[str, Any]:
-    """How two runs of the same requests differ: where tokens part, and how near a tie it was.
+    """How two runs of the same requests differ: where tokens part, and how near a tie it was: by
+    how much the first run found the second's token less likely than its own.
 
     Args:
-        one, two: replies with two top log-probabilities for each token.
+        one, two: replies with the top log probabilities of each token.
     """
-    equal = parted = 0
+    equal = parted = beyond = 0
     gaps, shifts = [], [0.0]
     for a, b in zip(one, two, strict=True):
         first, second = a["output_ids"], b["output_ids"]
@@ -73,12 +76,21 @@ def difference(one: Sequence[Any], two: Sequence[Any]) -> dict[str, Any]:
         equal += at is None
         if at is not None:
             parted += 1
-            gaps.append(round(tops[0][at][0][0] - tops[0][at][1][0], 4))
+            likely = {token: logprob for logprob, token, *_ in tops[0][at]}
+            other = likely.get(second[at])
+            beyond += other is None
+            if other is not None:
+                gaps.append(round(tops[0][at][0][0] - other, 4))
     return {
         "requests": len(one), "equal": equal, "parted": parted,
-        "top2_gap_where_parted": sorted(gaps, reverse=True)[:8],
+        "gap_where_parted": sorted(gaps, reverse=True)[:8], "beyond_the_top": beyond,
         "largest_logprob_shift": round(max(shifts), 4),
     }  # fmt: skip
+
+
+def near(found: dict[str, Any]) -> bool:
+    """Whether runs part at near ties alone (see ``difference``)."""
+    return not found["beyond_the_top"] and max(found["gap_where_parted"], default=0.0) <= NEAR
 
 
 def decode_rate(made: Any, prompts: Sequence[list[int]], few: int, many: int) -> float:
@@ -130,7 +142,7 @@ def main(model: str, covered: int, page_size: int, context: int) -> None:
             for mode in "ds":
                 switch(mode)
                 made.flush_cache()
-                more = {"return_logprob": True, "top_logprobs_num": 2}
+                more = {"return_logprob": True, "top_logprobs_num": TOPS}
                 runs.append(generated(made, prompts, 24, **more))
             print(json.dumps({"what": "tokens", **difference(*runs)}), flush=True)
         prompts = [tokens(context, 100 + i, vocab) for i in range(8)]

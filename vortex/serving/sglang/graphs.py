@@ -82,20 +82,28 @@ def capture_twice(backend: Any, runner: Any) -> bool:
     except VortexError as error:
         _log.warning("steps that attend to everything get no graphs: %s", error.message)
         return False
-    if not _hooked:
-        _hook()
-    backend.two_graphs = True
-    return True
+    backend.two_graphs = bool(_hooked) or _hook()
+    return bool(backend.two_graphs)
 
 
-def _hook() -> None:
+def _hook() -> bool:
+    """Hook captures and replays; both or neither, for one alone would replay the wrong graph."""
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
-    kind = f"{internals._RUNNER}.DecodeCudaGraphRunner"
-    HookRegistry.register(f"{kind}.capture_one_shape", captured_twice, HookType.AROUND)
-    HookRegistry.register(f"{kind}.load_batch", chosen, HookType.AFTER)
+    capture, replay = internals.CAPTURE, internals.LOAD
+    taken = {capture, replay} & HookRegistry._patched
+    if taken:
+        _log.warning("steps that attend to everything get no graphs: another plugin hooked %s",
+                     ", ".join(sorted(taken)))  # fmt: skip
+        return False
+    HookRegistry.register(capture, captured_twice, HookType.AROUND)
+    HookRegistry.register(replay, chosen, HookType.AFTER)
     HookRegistry.apply_hooks()
-    _hooked.append(kind)
+    missed = {capture, replay} - HookRegistry._patched
+    if missed:  # the registry logs and goes on
+        raise internals.unsupported(f"cannot hook {', '.join(sorted(missed))}", f"{TWO}=0")
+    _hooked.append(capture)
+    return True
 
 
 def captured_twice(
@@ -106,11 +114,11 @@ def captured_twice(
     backend = runner.attn_backend
     out = original(runner, size, forward, stream_idx, variant_label)
     if getattr(backend, "two_graphs", False) and variant_label is None:
-        backend.dense = True
+        backend.capture_dense = True
         try:
             original(runner, size, forward, stream_idx, LABEL)
         finally:
-            backend.dense = False
+            backend.capture_dense = False
     return out
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from vortex.errors import ExitCode, VortexError
@@ -34,6 +35,8 @@ _POOLS = "sglang.srt.mem_cache.memory_pool"
 _RUNNER = "sglang.srt.model_executor.runner.decode_cuda_graph_runner"
 _MLA = "sglang.srt.models.deepseek_common"
 _HOOKS = "sglang.srt.plugins.hook_registry"
+CAPTURE = f"{_RUNNER}.DecodeCudaGraphRunner.capture_one_shape"
+LOAD = f"{_RUNNER}.DecodeCudaGraphRunner.load_batch"
 _ROW = ("self", "q", "k", "v", "layer", "forward_batch", "save_kv_cache")
 
 # Module, name in it, parameters (None: no function); by what they are needed for.
@@ -77,6 +80,7 @@ NEEDED: dict[str, tuple[tuple[str, str, tuple[str, ...] | None], ...]] = {
         (_RUNNER, "ShapeKey", None),
         (_HOOKS, "HookRegistry.register", ("cls", "target", "hook", "hook_type", "source")),
         (_HOOKS, "HookRegistry.apply_hooks", ("cls",)),
+        (_HOOKS, "HookRegistry._patched", None),
         (_HOOKS, "HookType.AROUND", None),
     ),
 }  # fmt: skip
@@ -94,7 +98,7 @@ ATTRIBUTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
      ("forward_mode", "batch_size", "seq_lens", "seq_lens_cpu", "req_pool_indices",
       "out_cache_loc", "extend_prefix_lens_cpu", "extend_seq_lens_cpu")),
     ("sglang.srt.configs.model_config", "ModelConfig",
-     ("context_len", "num_hidden_layers", "num_attention_heads", "is_encoder_decoder",
+     ("context_len", "dtype", "num_hidden_layers", "num_attention_heads", "is_encoder_decoder",
       "has_attention_sinks", "is_local_attention_model")),
     (_POOLS, "ReqToTokenPool", ("req_to_token",)),
     (_POOLS, "KVCache", ("start_layer", "page_size")),
@@ -231,6 +235,8 @@ def check_settings(runner: Any, page_size: int) -> None:
         raise unsupported("sliding-window and local attention layers are not supported")
     if type(pool).__name__ not in ("MHATokenToKVPool", "MLATokenToKVPool"):
         raise unsupported(f"a cache of the kind {type(pool).__name__} is not supported")
+    if getattr(pool, "dtype", None) == torch.float8_e5m2:
+        raise unsupported("a cache of fp8_e5m2 is not supported", "--kv-cache-dtype fp8_e4m3")
     if getattr(pool, "use_hnd", False) or getattr(pool, "kv_cache_layout", "nhd") != "nhd":
         raise unsupported("only the cache layout [token, head, dim] is supported",
                           "unset SGLANG_USE_HND_KVCACHE")  # fmt: skip
@@ -306,10 +312,11 @@ def inner_name(runner: Any) -> str:
     """
     registry: Any = importlib.import_module(_REGISTRY)
     name = os.environ.get(INNER, "")
-    if not name and runner.use_mla_backend:
-        name = "flashmla" if runner.page_size == 64 else "triton"
+    if not name and runner.use_mla_backend and runner.page_size == 64:
+        name = "flashmla"
     elif not name:
-        name = runner.server_args._get_default_attn_backend(False, runner.model_config)
+        latent = bool(runner.use_mla_backend)
+        name = runner.server_args._get_default_attn_backend(latent, runner.model_config)
     if name == NAME or name not in registry.ATTENTION_BACKENDS:
         raise unsupported(f"{INNER} names no attention backend of SGLang: {name[:40]!r}")
     if name == "flashmla" and runner.page_size != 64:

@@ -72,6 +72,7 @@ def _made(runner: Any) -> Any:
     backend = VortexBackend(
         inner, sparse, table,
         attends_all=graphs.rule(covered, bounds), tap=Tap.of(sparse, runner.ps.tp_rank),
+        dtype=runner.model_config.dtype,
     )  # fmt: skip
     two = graphs.capture_twice(backend, runner)
     _log.info(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -19,6 +19,7 @@ from vortex.triton.attend import Cache, Workspace
 from vortex.triton.backend import Fields, append_tokens, attend_chosen, follow, route
 from vortex.triton.buffers import Buffers, Followed
 from vortex.triton.kernels import MOST_PAGES, Kernels, kernels
+from vortex.triton.runtime import compiled_ahead, launch
 from vortex.triton.schedules import StepShape, schedule_for
 from vortex.triton.store import store_tokens
 from vortex.triton.tiles import Unfused
@@ -71,7 +72,13 @@ class Step:
 
 @dataclass(slots=True)
 class Space:
-    """Static memory of batches of at most ``rows`` sequences, and what each size needs besides."""
+    """Static memory of batches of at most ``rows`` sequences. Steps follow one another, so that
+    all sizes share it: graphs of several sizes, too.
+
+    Attributes:
+        table, lengths, newest, whole: see ``Step``; the others: see ``Buffers``.
+        schedules: by the size of a batch, a power of two.
+    """
 
     rows: int
     table: Tensor
@@ -85,7 +92,8 @@ class Space:
     slots: Tensor
     ranks: Tensor
     followed: Followed | None
-    works: dict[int, tuple[Schedule, Workspace, Workspace]] = field(default_factory=dict)
+    workspace: Workspace
+    schedules: dict[int, Schedule]
 
 
 class SparseDecode:
@@ -188,31 +196,22 @@ class SparseDecode:
         followed = None
         if self.kernels is not None:
             followed = Followed.of(self.kernels, rows, heads, self.width, self.device)
+        # Few schedules, so that few kernels are compiled: those of powers of two.
+        schedules = {1 << i: self._schedule(1 << i) for i in range((rows - 1).bit_length() + 1)}
+        splits = max(min(n, rows) * s.attend.splits for n, s in schedules.items())
+        work = Workspace.of(1, heads * self.served.group, self.served.vdim, splits, self.device)
         return Space(
             rows, whole(rows, self.width), whole(rows).fill_(1), whole(rows, 1), whole(rows),
             whole(rows, heads, self.width), whole(rows, heads), scratch, whole(rows * heads),
             whole(rows), whole(rows).fill_(1), followed,
+            replace(work, counter=whole(rows * heads * self.served.group)), schedules,
         )  # fmt: skip
 
-    def step(self, space: Space, rows: int, *, captured: bool) -> Step:
-        """What a batch of so many sequences uses of a space.
-
-        Args:
-            captured: a graph of just this size will read it; else sizes share workspaces.
-        """
-        size = rows if captured else min(space.rows, 1 << (rows - 1).bit_length())
-        if size not in space.works:
-            # Few schedules, so that few kernels are compiled: those of powers of two.
-            served, schedule = self.served, self._schedule(1 << (size - 1).bit_length())
-            heads = served.kv_heads * served.group
-            work, full = (
-                Workspace.of(size, heads, served.vdim, s.splits, self.device)
-                for s in (schedule.attend, schedule.full)
-            )
-            space.works[size] = (schedule, work, full)
-        schedule, work, full = space.works[size]
-        buffers = Buffers(
-            space.pages[:rows], space.counts[:rows], space.scratch, space.counter, work, full,
+    def step(self, space: Space, rows: int) -> Step:
+        """What a batch of so many sequences uses of a space."""
+        schedule, work = space.schedules[1 << (rows - 1).bit_length()], space.workspace
+        buffers = Buffers(  # no layer here attends to everything: one workspace is enough
+            space.pages[:rows], space.counts[:rows], space.scratch, space.counter, work, work,
             space.slots[:rows], space.ranks[:rows],
             space.followed.first(rows) if space.followed else None,
         )  # fmt: skip
@@ -244,7 +243,8 @@ class SparseDecode:
         cache, fields = self.caches[layer], self.fields[layer]
         for at in range(0, len(pages), _MOST_AT_ONCE):
             part, complete = pages[at : at + _MOST_AT_ONCE], whole[at : at + _MOST_AT_ONCE]
-            self.kernels.summarise[(1, self.served.kv_heads, len(part))](
+            launch(
+                self.kernels.summarise, (1, self.served.kv_heads, len(part)),
                 cache.k, cache.v, *fields.arrays.values(), *fields.matrices.values(), part,
                 complete, part.stride(0), *cache.k.stride()[:2], *cache.v.stride()[:2],
             )  # fmt: skip
@@ -291,6 +291,29 @@ class SparseDecode:
                 self.kernels, step.schedule, q, self.caches[layer], self.fields[layer],
                 step.lengths, step.buffers, scale=scale, layer=layer,
             )  # fmt: skip
+
+    def compile_ahead(self, space: Space, dtype: torch.dtype) -> None:
+        """Compile what steps of every size launch, all at once rather than one after the other.
+
+        Args:
+            dtype: of queries, and of keys before they are stored.
+        """
+        served = self.served
+        heads, latent = served.kv_heads * served.group, served.kind == "mla"
+        others = sorted(self.layers - self.ranking)  # these append no fields
+
+        def empty(*shape: int) -> Tensor:
+            return torch.empty(*shape, dtype=dtype, device=self.device)
+
+        with compiled_ahead():
+            for rows in sorted({min(n, space.rows) for n in space.schedules}):
+                step, q = self.step(space, rows), empty(rows, heads, served.dim)
+                k, out = empty(rows, served.kv_heads, served.dim), empty(rows, heads, served.vdim)
+                v = k if latent else empty(rows, served.kv_heads, served.vdim)
+                for layer in (min(self.ranking), *others[:1]):
+                    self.keep(layer, step, k, v)
+                    self.attend(layer, step, q, out, scale=1.0)
+            self.summarise(min(self.ranking), step.newest, step.whole)
 
     def begin(self, requests: Tensor, seq_lens: Tensor) -> None:
         """These requests, which have so many tokens now, were prefilled: what was kept of whoever
