@@ -151,7 +151,8 @@ def render_csv(board: Board) -> str:
     """Raw numbers: ``measured_NAME``, its ``_se`` and ``_n``, and ``predicted_NAME``."""
     output = io.StringIO()
     writer = csv.writer(output)
-    names = [(a, f"{o}_{a}") for _, a, _, o in (*columns(board), *MORE)]
+    # Contexts are measured_loss_gap_n here.
+    names = [(a, f"{o}_{a}") for _, a, _, o in (*columns(board), *MORE) if a != "contexts"]
     header = ["id", "name", "proposer", "control", "on_front", "status", "knobs"]
     for attribute, name in names:
         header += [name] if name.startswith("predicted") else [name, f"{name}_se", f"{name}_n"]

@@ -179,6 +179,8 @@ def test_the_leaderboard_reads_back(runs_dir: Path) -> None:
     counts = data["statuses"]
     assert sum(counts.values()) == sum(not r["control"] for r in data["rows"])
     assert "(measured)" in text and "(predicted)" in text and "\x1b" not in text
+    assert "up to 4 contexts" in text
+    assert {r["loss_gap"]["n"] for r in data["rows"]} == {3, 4}, "racing stopped some"
     assert "controls" in vortex("leaderboard", "--markdown", "--runs-dir", str(runs_dir)).stdout
 
 
