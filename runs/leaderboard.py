@@ -78,7 +78,7 @@ def _knobs(row: Row) -> str:
 def render_terminal(board: Board, *, color: bool, width: int, top: int | None = None) -> str:
     """Tables; numbers are never cut, so a narrow terminal wraps or scrolls."""
     console = Console(
-        file=io.StringIO(), width=max(width, 210), force_terminal=color, no_color=not color,
+        file=io.StringIO(), width=max(width, 224), force_terminal=color, no_color=not color,
         highlight=False,
     )  # fmt: skip
     for line in facts(board):
