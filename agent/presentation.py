@@ -76,8 +76,9 @@ def _step_origin(now: Standings) -> str:
 
 def _budgets(config: RunConfig) -> str:
     share = min(1.0, config.context_tokens / config.context)
+    most = f"up to {config.rungs[-1]}" if len(config.rungs) > 1 else f"{config.rungs[-1]}"
     return (
-        f"{config.rungs[-1]} contexts of {config.context_tokens:,} tokens; a budget of 4,096 at "
+        f"{most} contexts of {config.context_tokens:,} tokens; a budget of 4,096 at "
         f"{config.context:,} tokens is {int(4096 * share):,} there"
     )
 

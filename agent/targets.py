@@ -8,6 +8,7 @@ from pathlib import Path
 from evals.models.factored import loss_note
 from evals.models.fetch import DERIVED, NAMES, PACKAGED, cached_path
 from evals.models.fit import obtain
+from runs.records import RunConfig
 from vortex.geometry import geometry
 
 STANDIN, MLA_STANDIN = "smollm2-135m", "smollm2-135m-mla"
@@ -46,6 +47,19 @@ def standin_note(target: str, accuracy_model: str) -> str:
         f"accuracy is measured on the stand-in {accuracy_model}{_form(target, accuracy_model)}, "
         f"with budgets scaled to its contexts; times are those of {target}"
     )
+
+
+def notes_of(config: RunConfig) -> list[str]:
+    """What must be said before a run begins: a stand-in, and a cap that caps nothing here."""
+    notes = (standin_note(config.model, config.accuracy_model), cap_note(config))
+    return [f"note: {text}" for text in notes if text]
+
+
+def cap_note(config: RunConfig) -> str:
+    """What must be said of a cap on GPU time where no GPU is used; '' otherwise."""
+    if config.gpu_seconds is None or config.on_gpu:
+        return ""
+    return f"--gpu-seconds caps nothing: candidates run on {config.device}; --minutes caps time"
 
 
 def _form(target: str, accuracy_model: str) -> str:

@@ -54,6 +54,11 @@ class Row:
     gpu_tokens_per_second: Cell = Cell(None)
 
     @property
+    def contexts(self) -> int | None:
+        """Contexts behind the loss gap: racing stops some candidates before the last."""
+        return self.loss_gap.n if self.loss_gap.value is not None else None
+
+    @property
     def seconds(self) -> float | None:
         """Of a step: on a GPU where one measured it, else predicted."""
         measured = self.gpu_step_ms.value
@@ -124,6 +129,7 @@ def proposer_cells(row: ProposerRow) -> tuple[str, ...]:
 # The columns of every table: heading, attribute, number format, how it was obtained.
 COLUMNS: tuple[tuple[str, str, str, str], ...] = (
     ("loss gap", "loss_gap", ".3f", "measured"),
+    ("contexts", "contexts", ".0f", "measured"),
     ("worst task", "worst_gap", ".3f", "measured"),
     ("needle nll", "needle_nll", ".2f", "measured"),
     ("needle exact", "needle_exact", ".2f", "measured"),
@@ -164,6 +170,7 @@ MORE: tuple[tuple[str, str, str, str], ...] = (
 UNITS = {
     "needle_nll": "nats", "copy_nll": "nats", "kl": "nats", "step_ms": "ms", "gpu_step_ms": "ms",
     "index_bytes": "bytes", "cpu_tokens_per_second": "tokens/s", "kept_tokens": "tokens",
+    "contexts": "contexts",
 }  # fmt: skip
 
 

@@ -78,7 +78,7 @@ def _knobs(row: Row) -> str:
 def render_terminal(board: Board, *, color: bool, width: int, top: int | None = None) -> str:
     """Tables; numbers are never cut, so a narrow terminal wraps or scrolls."""
     console = Console(
-        file=io.StringIO(), width=max(width, 210), force_terminal=color, no_color=not color,
+        file=io.StringIO(), width=max(width, 224), force_terminal=color, no_color=not color,
         highlight=False,
     )  # fmt: skip
     for line in facts(board):
@@ -151,7 +151,8 @@ def render_csv(board: Board) -> str:
     """Raw numbers: ``measured_NAME``, its ``_se`` and ``_n``, and ``predicted_NAME``."""
     output = io.StringIO()
     writer = csv.writer(output)
-    names = [(a, f"{o}_{a}") for _, a, _, o in (*columns(board), *MORE)]
+    # Contexts are measured_loss_gap_n here.
+    names = [(a, f"{o}_{a}") for _, a, _, o in (*columns(board), *MORE) if a != "contexts"]
     header = ["id", "name", "proposer", "control", "on_front", "status", "knobs"]
     for attribute, name in names:
         header += [name] if name.startswith("predicted") else [name, f"{name}_se", f"{name}_n"]

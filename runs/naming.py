@@ -37,6 +37,12 @@ def list_runs(runs_dir: Path) -> list[str]:
     return [p.name for p in sorted(found, key=lambda p: (p / "run.db").stat().st_ctime)]
 
 
+def by_age(runs_dir: Path) -> list[Path]:
+    """Folders of the runs, that which was written last first."""
+    folders = [runs_dir / name for name in list_runs(runs_dir)]
+    return sorted(folders, key=lambda f: (f / "run.db").stat().st_mtime, reverse=True)
+
+
 def find_run(runs_dir: Path, name: str | None) -> Path:
     """The folder of a run: by name, by a beginning that fits one only, or the latest.
 
@@ -45,12 +51,12 @@ def find_run(runs_dir: Path, name: str | None) -> Path:
     """
     known = list_runs(runs_dir)
     if name in (None, "latest"):
-        newest = max(known, key=lambda n: (runs_dir / n / "run.db").stat().st_mtime, default=None)
+        newest = next(iter(by_age(runs_dir)), None)
         if newest is None:
             raise VortexError(
                 f"there is no run in {runs_dir}", code="E606", hint="vortex-search start makes one"
             )
-        return runs_dir / newest
+        return newest
     assert name is not None
     if "/" in name and os.path.isdir(name):
         return Path(name)

@@ -20,6 +20,7 @@ def render_report(board: Board) -> str:
     data["columns"] = [{"title": t, "name": n, "origin": o} for t, n, _, o in columns(board)]
     for row, full in zip(data["rows"], board.rows, strict=True):
         row["step_ms"] = None if row["step_seconds"] is None else row["step_seconds"] * 1e3
+        row["contexts"] = full.contexts
         row["shown"] = [shown(cell_of(full, n), f) for _, n, f, _ in columns(board)]
     text = json.dumps(data, allow_nan=False)
     for char in "<>&\u2028\u2029":

@@ -63,8 +63,9 @@ class FakeEvaluator:
         fixed = {"Full": 1.0, "Oracle": 1.1, "RandomPages": 10.0, "StreamingLLM": 9.0}
         draw = int(hashlib.sha256(digest.encode()).hexdigest()[:8], 16) / 2**32
         loss = fixed.get(name, 2 + 6 * draw)
+        split = request.get("split", "search")
         samples = tuple(
-            Sample(context=f"search-{i:03d}", task=task, metric="nll", value=loss + 0.01 * i)
+            Sample(context=f"{split}-{i:03d}", task=task, metric="nll", value=loss + 0.01 * i)
             for i in request["contexts"]
             for task in ("needle", "copy")
         )

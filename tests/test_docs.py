@@ -5,14 +5,19 @@ from __future__ import annotations
 import contextlib
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import click
 import pytest
 import torch
+from click.testing import CliRunner
 
 from agent.cli import main
+from agent.presentation import board_of
+from runs.board import COLUMNS, cell_of, shown
 from runs.records import RunConfig
+from runs.store import Store
 from search_spaces.block_topk import library
 from vortex import compile_text
 from vortex.cost import price
@@ -76,6 +81,32 @@ def test_what_the_tutorial_says_a_program_costs_is_what_it_costs() -> None:
         costs[candidate.program.name] = f"{cost.sparse.seconds * 1e3:.3f}"
     rows = re.findall(r"^\| (\w+) \| ([\d.]+) ms", TUTORIAL, re.MULTILINE)
     assert len(rows) == 3 and all(costs[name] == shown for name, shown in rows)
+
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_what_the_readme_shows_of_check_is_what_check_says(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (said,) = re.findall(r"```text\n(.*?)```", README, re.DOTALL)
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    assert CliRunner().invoke(main, ["check", str(path)]).stdout == said
+
+
+def test_the_readme_s_rows_are_those_of_the_recorded_run(tmp_path: Path) -> None:
+    # A copy: reading a database in WAL mode writes beside it.
+    shutil.copy(ROOT / "docs/runs/agent-smollm2/run.db", tmp_path)
+    with contextlib.closing(Store.open_to_read(tmp_path)) as store:
+        board = board_of(store)
+    by_id, form = {r.id: r for r in board.rows}, {f"{h} ({o})": (a, f) for h, a, f, o in COLUMNS}
+    heads, _, *rows = ([c.strip() for c in line.strip("| ").split("|")]
+                       for line in README.splitlines() if line.startswith("| "))  # fmt: skip
+    assert heads[:3] == ["id", "name", "from"] and len(rows) == 7
+    for number, name, _, *cells in rows:
+        row = by_id[int(number.removesuffix("\\*"))]
+        assert (name, number.endswith("*")) == (row.name, row.on_front)
+        assert cells == [shown(cell_of(row, form[h][0]), form[h][1]) for h in heads[3:]]
 
 
 def test_every_algorithm_has_its_row() -> None:

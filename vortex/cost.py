@@ -86,10 +86,13 @@ class Price:
         sparse_layers: layers that route.
         index_bytes_per_token: fields stored per token of context, over sparse layers and KV heads.
         index_share: the same as a share of the KV cache.
+        request_bytes: what one request keeps of its own when its last token is generated, over
+            the layers that rank: states, and the picks of rankings that serve several steps.
         page_bytes: bytes of the fields that one page of one KV head keeps.
         pages_completed: pages that a step of the batch completes, on average, in each layer and
             KV head.
-        memory: bytes of weights, KV and fields when the last token is generated.
+        memory: bytes of weights, KV, fields and what requests keep when the last token is
+            generated.
         fits: whether that is within 90% of the device's memory.
     """
 
@@ -102,6 +105,7 @@ class Price:
     sparse_layers: int
     index_bytes_per_token: float
     index_share: float
+    request_bytes: int
     page_bytes: int
     pages_completed: float
     memory: float
@@ -293,11 +297,12 @@ def price(candidate: Candidate, geometry: Geometry, workload: Workload, device: 
     sparse = geometry.layers - dense
     route = routing(candidate, geometry, workload)
     step = _sparse_step(geometry, workload, device, route, tokens, dense, candidate.page_size)
-    held_bytes = route.page_bytes + 4 * len(candidate.states)
-    per_token = sparse * geometry.kv_heads * held_bytes / candidate.page_size
+    per_token = sparse * geometry.kv_heads * route.page_bytes / candidate.page_size
     kv_token = geometry.layers * geometry.kv_heads * geometry.kv_bytes(workload.kv_dtype)
-    held = workload.batch * (workload.context + workload.generated)
-    memory = geometry.weight_bytes_stored() + held * (kv_token + per_token)
+    length = workload.context + workload.generated
+    own = _request_bytes(candidate, geometry, sparse, length)
+    held = length * (kv_token + per_token) + own
+    memory = geometry.weight_bytes_stored() + workload.batch * held
     return Price(
         geometry=geometry.name,
         workload=workload,
@@ -308,11 +313,20 @@ def price(candidate: Candidate, geometry: Geometry, workload: Workload, device: 
         sparse_layers=sparse,
         index_bytes_per_token=per_token,
         index_share=per_token / kv_token,
+        request_bytes=own,
         page_bytes=route.page_bytes,
         pages_completed=workload.batch / candidate.page_size,
         memory=memory,
         fits=memory <= 0.9 * device.memory,
     )
+
+
+def _request_bytes(candidate: Candidate, geometry: Geometry, sparse: int, length: int) -> int:
+    """What a request keeps: a float32 number per state, a bit for a pick, of each page."""
+    policies, pages = candidate.policies, math.ceil(length / candidate.page_size)
+    picks = math.ceil(pages / 8) if policies.reuse_steps > 1 else 0
+    ranking = math.ceil(sparse / policies.reuse_layers)
+    return ranking * geometry.kv_heads * (4 * pages * len(candidate.states) + picks)
 
 
 def _check_axes(candidate: Candidate, geometry: Geometry) -> None:

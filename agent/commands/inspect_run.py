@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -18,11 +19,11 @@ from agent.presentation import board_of
 from agent.sealing import Sealing, members, seal
 from agent.standing import Standing, standings
 from agent.view import View
-from runs.board import cell_of, columns, shown
+from runs.board import Board, cell_of, columns, shown
 from runs.export import BEST_RULE, best_of, export
 from runs.leaderboard import render_csv, render_json, render_markdown, render_terminal
 from runs.ledger import Ledger
-from runs.naming import find_run, list_runs
+from runs.naming import by_age, find_run, list_runs
 from runs.records import MOST_WORKERS
 from runs.report import write_report
 from runs.serving import serving_files
@@ -32,12 +33,40 @@ from vortex.errors import VortexError, printable
 from vortex.geometry import geometry
 from vortex.ir import graph_text
 
+_DIGITS = 18  # of a number that a database can hold
 DIR = click.option("--runs-dir", type=click.Path(path_type=Path), default=Path("vortex-runs"))
 
 
 def opened(runs_dir: Path, run: str | None) -> Store:
-    """A run to read; the latest when none is named."""
-    return Store.open_to_read(find_run(runs_dir, run))
+    """A run to read; the latest with a judged candidate when none is named."""
+    return Store.open_to_read(looked_at(runs_dir, run))
+
+
+def looked_at(runs_dir: Path, run: str | None) -> Path:
+    """The folder of a run that has something to look at; said where it is not the latest.
+
+    Raises:
+        VortexError: E606, none fits; E601, E602, the latest cannot be read.
+    """
+    newest = find_run(runs_dir, run)
+    if run not in (None, "latest"):
+        return newest
+    older = [] if _judged(newest) else [f for f in by_age(runs_dir) if f != newest]
+    found = newest
+    for folder in older:
+        with contextlib.suppress(VortexError):  # what cannot be read is passed over
+            if _judged(folder):
+                found = folder
+                break
+    if found != newest:
+        why = f"{newest.name} is newer and has no judged candidate"
+        click.echo(f"run {found.name}; {why}", err=True)
+    return found
+
+
+def _judged(folder: Path) -> bool:
+    with contextlib.closing(Store.open_to_read(folder)) as store:
+        return store.evaluated() > 0
 
 
 def standing_of(store: Store, candidate: int) -> Standing:
@@ -100,13 +129,14 @@ def leaderboard(run: str | None, form: str | None, top: int | None, runs_dir: Pa
 
 
 @click.command()
-@click.argument("candidate", type=int)
-@click.option("--run", help="The latest run when none is named.")
+@click.argument("words", nargs=-1, metavar="[RUN] CANDIDATE")
+@click.option("--run", help="The same as RUN; the latest run when none is named.")
 @click.option("--json", "as_json", is_flag=True)
 @DIR
-def show(candidate: int, run: str | None, as_json: bool, runs_dir: Path) -> None:
-    """Show a candidate: program, lineage, metrics."""
-    store = opened(runs_dir, run)
+def show(words: tuple[str, ...], run: str | None, as_json: bool, runs_dir: Path) -> None:
+    """Show a candidate, by its number: program, lineage, metrics."""
+    named, candidate = _run_and_candidate(words, run)
+    store = opened(runs_dir, named)
     standing_of(store, candidate)
     board = board_of(store)
     row = next(r for r in board.rows if r.id == candidate)
@@ -126,6 +156,26 @@ def show(candidate: int, run: str | None, as_json: bool, runs_dir: Path) -> None
         click.echo("\n".join(printable(line) for line in row.message.splitlines()))
     click.echo()
     click.echo("\n".join(printable(line, limit=400) for line in row.program.splitlines()))
+
+
+def _run_and_candidate(words: tuple[str, ...], run: str | None) -> tuple[str | None, int]:
+    """What ``show`` is asked for.
+
+    Raises:
+        click.UsageError: it is not a number, or a run and a number.
+    """
+    number = words[-1] if words else ""
+    runs = [*words[:-1], *([run] if run is not None else [])]
+    wrong = ""
+    if not words:
+        wrong = "no candidate is named"
+    elif not number.isdecimal() or len(number) > _DIGITS:
+        wrong = f"'{printable(number, limit=60)}' is no candidate's number"
+    elif len(runs) > 1:
+        wrong = "more than one run is named"
+    if wrong:
+        raise click.UsageError(f"{wrong}: vortex-search show 12, or vortex-search show RUN 12")
+    return (runs[0] if runs else None), int(number)
 
 
 def _claim(store: Store, candidate: int) -> list[str]:
@@ -149,14 +199,30 @@ def _claim(store: Store, candidate: int) -> list[str]:
 @DIR
 def seal_command(run: str | None, contexts: int, workers: int | None, runs_dir: Path) -> None:
     """Re-measure front, seeds and controls on contexts that the search never saw."""
-    store = Store.open_to_write(find_run(runs_dir, run))
+    store = Store.open_to_write(looked_at(runs_dir, run))
     view = View()
     try:
         sealing = Sealing(contexts, workers or store.config().workers)
         seal(store, sealing, members(store), view)
+        view.finish()
+        click.echo("\n".join(_sealed_lines(board_of(store))))
     finally:
         view.finish()
         store.close()
+    click.echo(f"next: vortex-search export {store.name} --best -o winner", err=True)
+
+
+def _sealed_lines(board: Board) -> list[str]:
+    """Both gaps of every sealed candidate; * is on the front."""
+    rows = [r for r in board.rows if not r.control and r.sealed_gap.value is not None]
+    if not rows:
+        return ["no candidate has a gap on sealed contexts"]
+    found = [f"   {'id':>4} {'name':24} {'loss gap':>15} {'sealed gap':>15}  (measured)"]
+    for r in rows:
+        star, gaps = "*" if r.on_front else " ", (r.loss_gap, r.sealed_gap)
+        cells = " ".join(f"{shown(gap, '.3f'):>15}" for gap in gaps)
+        found.append(f"  {star}{r.id:>4} {printable(r.name, limit=24):24} {cells}")
+    return found
 
 
 @click.command("export")
@@ -199,7 +265,7 @@ def export_command(
 
     if why:
         click.echo(f"chose candidate {row.id} {printable(row.name)}: {why}", err=True)
-    click.echo(f"candidate {row.id} {printable(row.name)} is in {out}", err=True)
+    click.echo(f"candidate {row.id} {printable(row.name)} of {board.run} is in {out}", err=True)
     lacks = unservable(bound, target)
     if lacks:
         click.echo(f"note: no engine can serve it yet: {lacks}; --id takes another", err=True)

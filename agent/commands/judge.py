@@ -49,7 +49,7 @@ def check(
 
     Every value of every choice is tried; what is shown is for the defaults and --knob.
     """
-    from vortex.triton.launches import launch_plan
+    from vortex.triton.launches import launch_plan, unservable
 
     text = read_program(file)
     shapes, hardware = geometry(model), device_named(device)
@@ -64,6 +64,7 @@ def check(
     with placed(program):
         candidate, cost, held = priced(parse_knobs(knobs))
     try_choices(program, candidate.knobs, priced)
+    lacks = unservable(candidate, shapes)
     facts: dict[str, Any] = {
         "ok": True,
         "name": program.name,
@@ -81,6 +82,8 @@ def check(
         "model": model,
         "device": cost.device,
         "launches": [*launch_plan(candidate, shapes)],
+        "servable": not lacks,
+        "not_servable_because": lacks or None,
     }
     click.echo(json.dumps(facts, indent=2) if as_json else _facts(facts, context, batch))
 
@@ -103,8 +106,13 @@ def _facts(f: Mapping[str, Any], context: int, batch: int) -> str:
             f"  predicted  {f['predicted_step_seconds'] * 1e3:.3f} ms on {f['device']}, "
             f"{f['predicted_speedup']:.2f}x full attention",
             f"  launches   {'; '.join(f['launches'])} (a layer, on a GPU)",
+            f"  serving    {_serving(f['not_servable_because'])}",
         ]
     )
+
+
+def _serving(lacks: str | None) -> str:
+    return f"no engine can serve it yet: {lacks}" if lacks else "every part has a kernel"
 
 
 @click.command()
@@ -139,6 +147,7 @@ def price(
         "attended_tokens": cost.attended_tokens,
         "sparse_layers": cost.sparse_layers,
         "index_bytes_per_token": cost.index_bytes_per_token,
+        "bytes_per_request": cost.request_bytes,
         "memory_bytes": cost.memory,
         "fits": cost.fits,
         "speedup": cost.speedup_step,
@@ -169,6 +178,11 @@ def _cost_lines(f: Mapping[str, Any]) -> str:
         f"{f['attended_tokens']:,} tokens attended, fields of {f['index_bytes_per_token']:.1f} "
         "bytes per token"
     )
+    if f["bytes_per_request"]:
+        rows.append(
+            f"  {f['bytes_per_request'] / 1e6:,.1f} MB per request of this length for states and "
+            "picks kept from step to step"
+        )
     if not f["fits"]:
         rows.append(f"  {f['memory_bytes'] / 1e9:,.1f} GB do not fit on the device")
     return "\n".join(rows)

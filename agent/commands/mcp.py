@@ -12,7 +12,7 @@ from agent.commands.inspect_run import DIR
 from agent.commands.search import start
 from agent.mcp_server import require_mcp, serve
 from agent.outside import OUTSIDE, source_of
-from agent.targets import fetched, standin_note
+from agent.targets import fetched, notes_of
 from evals.evaluator import environment
 from runs.naming import find_run
 from runs.store import Store
@@ -55,9 +55,8 @@ def mcp(run: str | None, name: str, runs_dir: Path, file: Path | None, **options
     else:
         config = make_config(file, options)
         fetched(config.accuracy_model, _say)
-        note = standin_note(config.model, config.accuracy_model)
-        if note:
-            _say(f"note: {note}")
+        for note in notes_of(config):
+            _say(note)
         store = Store.create(runs_dir, config, environment())
     _say(f"serving run {store.name} in {store.folder}")
     serve(store, source)

@@ -21,7 +21,7 @@ from agent.loop import Search
 from agent.proposers.ablate import Ablate
 from agent.proposers.evolve import Evolve
 from agent.proposers.tune import Tune
-from agent.targets import standin_note
+from agent.targets import cap_note, notes_of
 from agent.view import View
 from evals.evaluator import environment
 from evals.models.fetch import NAMES
@@ -79,9 +79,8 @@ def start(runs_dir: Path, file: Path | None, **options: Any) -> None:
     """Search sparse attention for a model."""
     config = make_config(file, options)
     _make_ready(config)
-    note = standin_note(config.model, config.accuracy_model)
-    if note:
-        click.echo(f"note: {note}", err=True)
+    for note in notes_of(config):
+        click.echo(note, err=True)
     store = Store.create(runs_dir, config, environment())
     try:
         agents = recruit(store, config, _say)
@@ -125,6 +124,8 @@ def resume(run: str | None, runs_dir: Path, **changes: Any) -> None:
         if given:  # only what can work is kept
             store.extend(config)
         _make_ready(config)
+        if "gpu_seconds" in given and cap_note(config):
+            _say(f"note: {cap_note(config)}")
         agents = _recruited_again(store, config)
     except VortexError:
         store.close()

@@ -125,6 +125,8 @@ def priced_against(made: Compiled, target: Target, now: Standings, parent: int |
         f"{size(step.dense_bytes)}; {step.launches} launches; fields {cost.page_bytes:,} B a page, "
         f"{cost.index_bytes_per_token:.3g} B a token; attends {cost.attended_tokens:,} tokens",
     ]
+    if cost.request_bytes:
+        lines.append(f"states and kept picks: {size(cost.request_bytes)} a request")
     if cost.speedup_step <= 1.0:
         lines.append("warning: predicted no faster than full attention, so it would not be run")
     if not cost.fits:

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional
 
-from evals.engine.engine import MODES, Completion, Mode, Request, Sampling, failed
+from evals.engine.engine import MODES, OWN, Completion, Mode, Request, Sampling, failed
 from evals.models.huggingface import load_folder
 from evals.models.transformer import ModelSpec
 from evals.prefill import DenseCausal
@@ -50,7 +50,7 @@ class LocalEngine:
         self._caches: OrderedDict[tuple[int, ...], tuple[Tensor, Tensor]] = OrderedDict()
         self._fast = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.facts: Mapping[str, str] = {
-            "engine": f"vortex-search {importlib.metadata.version('vortex-search')}, own executor",
+            "engine": f"vortex-search {importlib.metadata.version('vortex-search')}, {OWN}",
             "torch": torch.__version__, "device": "cpu", "model": folder.name,
             "config": self.model.spec.digest[:24], "weights": "real",
         }  # fmt: skip

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from evals.engine.accuracy import Answer, scored
-from evals.engine.engine import MODES, Mode, Sampling
+from evals.engine.engine import MODES, OWN, Mode, Sampling
 from evals.engine.problems import Problem
 from evals.engine.serving_throughput import Agreement, Plan, PointResult
 from evals.engine.statistics import (
@@ -193,7 +193,9 @@ def agreement_facts(found: Agreement | None) -> dict[str, float] | None:
 
 def render_markdown(report: EngineReport) -> str:
     """The report for a reader: what was not done first, then the tables."""
-    lines = [f"# {_cell(report.program)} in an engine", ""]
+    own = all(f.get("engine", "").endswith(OWN) for f in report.engines.values())
+    where = "by our own executor, without an engine" if own else "in an engine"
+    lines = [f"# {_cell(report.program)} {where}", ""]
     lines += [f"Candidate `{report.candidate_hash}`.", ""]
     lines += [f"- {_cell(n, 400)}" for n in report.notes]
     lines += [f"- NOT MEASURED: {_cell(f, 400)}" for f in report.failures]
@@ -209,8 +211,8 @@ def render_markdown(report: EngineReport) -> str:
               "brackets are a 95% interval. All numbers are measured.", ""]  # fmt: skip
     lines += _table(report)
     for mode, facts in report.engines.items():
-        said = ", ".join(f"{k} {_cell(v)}" for k, v in facts.items())
-        lines.append(f"Engine of {mode}: {said}.")
+        said = ", ".join(f"{'' if k == 'engine' else f'{k} '}{_cell(v)}" for k, v in facts.items())
+        lines.append(f"{'Executor' if own else 'Engine'} of {mode}: {said}.")
         lines.append("")
     lines.append("How: " + ", ".join(f"{k} {_cell(v)}" for k, v in report.how.items()) + ".")
     return "\n".join(lines).rstrip() + "\n"

@@ -147,9 +147,12 @@ def _report(found: _Found, wanted: Wanted) -> EngineReport:
     )
     plan, s = wanted.plan, wanted.sampling
     how = {
-        "seed": str(wanted.seed), "pairs": str(plan.pairs), "samples": str(wanted.samples),
+        "seed": str(wanted.seed), "samples": str(wanted.samples),
         "chat format": "yes" if wanted.chat else "no",
         "temperature": f"{s.temperature:g}", "top_p": f"{s.top_p:g}", "tokens": str(s.tokens),
+    }  # fmt: skip
+    loads = {
+        "pairs": str(plan.pairs),
         "requests": f"{plan.requests} per place in the batch",
         "load": f"Poisson, {plan.rate:g} requests/s" if plan.rate else "the batch always in flight",
         "good": f"first token within {plan.first_limit:g} s and 95% of gaps within "
@@ -157,7 +160,8 @@ def _report(found: _Found, wanted: Wanted) -> EngineReport:
     }  # fmt: skip
     return EngineReport(
         program=wanted.program, candidate_hash=wanted.candidate_hash,
-        engines={str(m): f for m, f in found.engines.items()}, how=how, figures=tuple(figures),
+        engines={str(m): f for m, f in found.engines.items()},
+        how=how | (loads if wanted.points else {}), figures=tuple(figures),
         agreement=reporting.agreement_facts(found.agreed), notes=tuple(_notes(found, wanted)),
         failures=tuple(f"{r.point.name}: {r.problem}" for r in results if r.problem),
         raw=reporting.raw_rates(results), answers=len(found.answers),

@@ -64,6 +64,8 @@ def test_a_server_that_is_not_there_is_said_in_one_line_and_leaves_no_run(
     error = capsys.readouterr().err
     assert "error[E701]" in error and "127.0.0.1:9" in error and "Traceback" not in error
     assert not list((tmp_path / "r").iterdir())
+    command(*words, "--gpu-seconds", "9", "--runs-dir", str(tmp_path / "r"))
+    assert "note: --gpu-seconds caps nothing" in capsys.readouterr().err.splitlines()[0]
 
 
 def test_cost_is_shown_and_is_data(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -113,6 +113,26 @@ def test_a_program_without_fields_names_no_type_that_they_are_stored_as(tmp_path
     assert "fields     none\n" in shown and "priced for smollm2-135m" in shown
 
 
+def test_check_says_whether_an_engine_can_serve_a_program(tmp_path: Path) -> None:
+    shown = vortex("check", str(SEED)).stdout
+    assert shown.splitlines()[-1] == "  serving    every part has a kernel"
+    path = tmp_path / "long_pages.py"
+    library = SEED.parents[1] / "library/less_is_more.py"
+    path.write_text(library.read_text().replace("vx.choice(16, 32)", "128"))
+    facts = json.loads(vortex("check", str(path), "--json").stdout)
+    assert facts["ok"] and not facts["servable"]
+    assert "two wide axes" in facts["not_servable_because"]
+    assert "no engine can serve it yet: " in vortex("check", str(path)).stdout
+
+
+def test_price_counts_states_per_request(tmp_path: Path) -> None:
+    h2o = str(SEED.parents[1] / "library/h2o.py")
+    shown = vortex("price", h2o, "--model", "qwen3-1.7b").stdout
+    assert "fields of 0.0 bytes per token" in shown and "1.8 MB per request" in shown
+    assert json.loads(vortex("price", h2o, "--json").stdout)["bytes_per_request"] > 0
+    assert "per request" not in vortex("price", str(SEED)).stdout
+
+
 def test_the_package_runs_as_the_command_does() -> None:
     done = subprocess.run([sys.executable, "-m", "agent", "--version"], cwd=ROOT, timeout=120,
                           capture_output=True, text=True, check=True)  # fmt: skip
@@ -179,6 +199,8 @@ def test_the_leaderboard_reads_back(runs_dir: Path) -> None:
     counts = data["statuses"]
     assert sum(counts.values()) == sum(not r["control"] for r in data["rows"])
     assert "(measured)" in text and "(predicted)" in text and "\x1b" not in text
+    assert "up to 4 contexts" in text
+    assert {r["loss_gap"]["n"] for r in data["rows"]} == {3, 4}, "racing stopped some"
     assert "controls" in vortex("leaderboard", "--markdown", "--runs-dir", str(runs_dir)).stdout
 
 

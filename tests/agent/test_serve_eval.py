@@ -226,6 +226,11 @@ def test_answers_without_an_engine_come_from_our_own_executor(
     values = {(f["metric"]["name"], f["mode"]): f["metric"]["value"] for f in data["figures"]}
     assert values["mean@1_difference", "sparse - full"] == 0  # the budget covers the prompt
     assert values["reply_tokens", "full"] <= 8
+    report = (tmp_path / "o" / "report.md").read_text()
+    first = report.splitlines()[0]
+    assert first.endswith(" by our own executor, without an engine")
+    assert report.count("Executor of ") == 2 and "Engine" not in report and "Poisson" not in report
+    assert "in flight" not in report, "nothing was timed"
 
 
 @pytest.mark.parametrize("more", [("--throughput", "2x40"), ("--url", "http://127.0.0.1:9/v1")])

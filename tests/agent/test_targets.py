@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from agent.targets import accuracy_model_for, standin_note
+from agent.targets import accuracy_model_for, notes_of, standin_note
+from runs.records import RunConfig
 
 
 @pytest.mark.parametrize(
@@ -41,3 +42,14 @@ def test_there_is_no_note_without_a_stand_in_and_a_plain_one_for_the_same_kind()
     assert standin_note("smollm2-135m", "smollm2-135m") == ""
     assert "MLA" not in standin_note("qwen3-1.7b", "smollm2-135m")
     assert "not the target's MLA latent" in standin_note("glm-4.7-flash", "smollm2-135m")
+
+
+def test_a_cap_on_gpu_seconds_without_a_gpu_is_said_to_cap_nothing() -> None:
+    def said(**values: object) -> list[str]:
+        return notes_of(RunConfig.model_validate({"gpu_seconds": 60.0, **values}))
+
+    (note,) = said()
+    assert note.startswith("note: --gpu-seconds caps nothing: candidates run on cpu")
+    assert said(device="cuda:0") == [] == notes_of(RunConfig())
+    both = said(model="qwen3-1.7b")
+    assert len(both) == 2 and "stand-in" in both[0]

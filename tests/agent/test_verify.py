@@ -15,7 +15,10 @@ from tests.runs.test_serving_files import exported
 
 def checks(folder: Path, *options: str) -> tuple[int, dict[str, tuple[str, str]]]:
     done = CliRunner().invoke(verify, [str(folder), "--json", *options])
-    found = {c["name"]: (c["verdict"], c["said"]) for c in json.loads(done.stdout)}
+    facts = json.loads(done.stdout)
+    found = {c["name"]: (c["verdict"], c["said"]) for c in facts["checks"]}
+    assert facts["ok"] == (done.exit_code == 0)
+    assert facts["not_checked"] == [n for n, (v, _) in found.items() if v == "not checked"]
     return done.exit_code, found
 
 
@@ -30,6 +33,9 @@ def test_without_a_gpu_the_rest_is_checked_and_the_lack_is_said(
     assert [found[n][0] for n in ("hashes", "program", "parity")] == ["ok"] * 3
     assert found["kernels"] == ("not checked", "no GPU here")
     assert found["engine"][0] == found["accuracy"][0] == "not checked"
+    done = CliRunner().invoke(verify, [str(tmp_path / "out"), "--for", "smollm2-135m"])
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith("not checked: kernels (no GPU here); engine (")
 
 
 def test_a_changed_program_fails(tmp_path: Path) -> None:
@@ -58,6 +64,6 @@ def test_kernels_run_in_the_interpreter_where_that_is_asked_for(
         text=True, check=False, cwd=Path(__file__).parents[2],
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    found = {c["name"]: c for c in json.loads(done.stdout)}
+    found = {c["name"]: c for c in json.loads(done.stdout)["checks"]}
     assert found["kernels"]["verdict"] == "ok"
     assert "0 wrong" in found["kernels"]["said"]

@@ -29,6 +29,16 @@ def test_above_each_table_stand_models_workload_and_both_budgets() -> None:
     assert "STAND-IN" not in "\n".join(facts(board(standin_note="")))
 
 
+def test_every_row_says_how_many_contexts_its_loss_was_measured_on() -> None:
+    raced = board(row(1), row(2, loss_gap=Cell(0.5, 0.1, 3)), row(3, loss_gap=Cell(None)))
+    lines = render_markdown(raced).splitlines()
+    heads, *rows = [[c.strip() for c in x.split("|")] for x in lines if x.startswith("| ")]
+    at = heads.index("contexts (measured)")
+    assert [r[at] for r in rows if r[1].isdigit()] == ["24", "3", "–"]
+    table = [*csv.DictReader(io.StringIO(render_csv(raced)))]
+    assert [r["measured_loss_gap_n"] for r in table] == ["24", "3", "0"]
+
+
 def test_controls_out_of_order_are_a_warning() -> None:
     assert any("WARNING" in f for f in facts(board(controls_problem="random beats full")))
     assert not any("WARNING" in f for f in facts(BOARD))

@@ -137,6 +137,50 @@ def test_memory_holds_weights_cache_and_fields_of_the_last_token() -> None:
     assert not price(candidate(), geometry("minimax-m2.7"), Workload(1, 1024), H200).fits
 
 
+STATEFUL = """
+import vortex as vx
+
+
+class Seen(vx.Algorithm):
+    page_size = vx.choice(16, 32)
+    heat = vx.state(init=0.0)
+    age = vx.state(init=1.0)
+
+    def summarize(self, k, v):
+        return vx.Summary(center=k.mean("token"))
+
+    def score(self, q, page):
+        return vx.dot(q, page.center, "dim").max("head") + page.heat * page.age
+
+    def update(self, page, mass):
+        return vx.State(heat=page.heat + mass, age=page.age * 0.5)
+
+    def select(self, score):
+        return vx.top_k(score, tokens=512)
+"""
+
+
+def test_states_are_kept_per_request_and_fields_per_token() -> None:
+    load = Workload(64, 32000, generated=768)
+    cost = price(compile_text(STATEFUL), QWEN, load, H200)
+    per_token = 28 * 8 * 128 * 2 / 16
+    assert cost.index_bytes_per_token == per_token
+    assert cost.request_bytes == 28 * 8 * 2048 * 2 * 4
+    kv = 28 * 8 * 2 * 128 * 2
+    held = 64 * (32768 * (kv + per_token) + cost.request_bytes)
+    assert cost.memory == pytest.approx(QWEN.weight_bytes_stored() + held)
+    assert price(candidate(), QWEN, load, H200).request_bytes == 0
+
+
+def test_a_ranking_for_several_layers_and_steps_keeps_a_bit_a_page_where_it_is_made() -> None:
+    text = PROGRAM.format(first=0).replace(
+        "    dense_layers", "    reuse = vx.reuse(layers=2, steps=4)\n    dense_layers"
+    )
+    load = Workload(8, 32000, generated=768)
+    cost = price(compile_text(text, {"page_size": 16}), QWEN, load, H200)
+    assert cost.request_bytes == 14 * 8 * 2048 // 8
+
+
 @pytest.mark.parametrize(
     ("batch", "context", "microseconds"),
     [(1, 1, 11.0), (1, 32, 43.5), (8, 1, 17.5), (8, 4, 41.6), (16, 4, 70.4), (8, 16, 132.7)],

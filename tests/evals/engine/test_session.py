@@ -118,3 +118,4 @@ def test_the_markdown_is_one_table_that_nothing_can_break_out_of(tmp_path: Path)
     assert {line.replace("\\|", "").count("|") for line in rows} == {8}
     assert "<script>" not in text and "<b>" not in text and "\n# Y" not in text
     assert "±" in text and "Device: clock" in text
+    assert " in an engine\n" in text and "Engine of sparse: fake 1, device clock" in text
