@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +21,7 @@ from vortex.serving.sglang.sparse import Space, SparseDecode, Step
 from vortex.serving.sglang.tap import Tap
 
 _MOST_PENDING = 64
+_log = logging.getLogger(__name__)
 
 # What this class keeps; every other attribute is the inner backend's, read and written.
 _OWN = frozenset({
@@ -89,7 +92,18 @@ class VortexBackend:
         if self.sparse.layers:
             self._graph_space = self.sparse.space(max_bs)
             if self._graph_space.table.is_cuda:
-                self.sparse.compile_ahead(self._graph_space, self._dtype)
+                self._compile_ahead(self._graph_space)
+
+    def _compile_ahead(self, space: Space) -> None:
+        began = time.perf_counter()
+        try:
+            self.sparse.compile_ahead(space, self._dtype)
+        except (
+            Exception
+        ) as error:  # of Triton's compiler, whatever it is: the first launch shows it
+            _log.warning("vortex: kernels were not compiled ahead: %s", error)
+            return
+        _log.info("vortex: kernels compiled in %.1f s", time.perf_counter() - began)
 
     def init_forward_metadata(self, forward_batch: Any) -> None:
         """Before a step that no graph runs, and before a prefill."""
