@@ -2,7 +2,8 @@
 
     python benchmarks/sglang_models.py --cases 8b,glm --seconds 560 --out results
 
-Random weights of a model's shape: timing only. Each case is an engine; steps are full attention's
+Random weights of a model's shape: timing only; they would send every token to the same experts, so
+that SGLang is told to spread tokens evenly over them. Each case is an engine; steps are full attention's
 by the inner backend (d), a centroid's (s), or what the default rule says (-), which one switch
 chooses between, turn by turn; ``plain`` cases are an engine without the plugin. ``full`` rows are
 as many as the engine's cache holds. The byte-ideal is the quotient of the bytes that a step must
@@ -258,7 +259,8 @@ def main() -> None:
             continue
         stage = Stage(
             name, __file__, ["--run", name, "--device", args.device],
-            centroid(case.budget, page=case.page, more=case.more), {},
+            centroid(case.budget, page=case.page, more=case.more),
+            {"SGLANG_SIMULATE_UNIFORM_EXPERTS": "1"},
         )  # fmt: skip
         run_stage(stage, args.out, left, args.device)
         print(f"{end - time.monotonic():.0f} s left", flush=True)

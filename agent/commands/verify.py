@@ -21,7 +21,6 @@ from vortex.errors import ExitCode, VortexError, printable
 from vortex.exported import mismatches, read_exported
 from vortex.geometry import Geometry, geometry
 from vortex.ir import Candidate
-from vortex.serving.sglang.check import near
 from vortex.workload import MOST
 
 Verdict = Literal["ok", "failed", "not checked"]
@@ -188,6 +187,8 @@ def _served(
 
 
 def _said(facts: dict[str, Any]) -> Check:
+    from vortex.serving.sglang.check import near
+
     what = str(facts.pop("what"))
     if what == "tokens":
         # A near tie may fall either way in bf16; a wide gap may not.
