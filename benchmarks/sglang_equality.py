@@ -8,7 +8,7 @@ the budget covers, mixed lengths, shared prefixes, retraction forced: the same t
 steps and by the inner backend's, which one switch chooses between in one engine. Then longer
 requests, whose chosen pages are held against the reference executor.
 
-``--device cpu`` runs it with Triton's interpreter, where SGLang itself starts there.
+``--device cpu`` runs grouped queries with Triton's interpreter, where SGLang itself starts there.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.engine_runs import Stage, centroid, run_stage, say  # noqa: E402
-from benchmarks.small_models import model_folder  # noqa: E402
-from vortex.geometry import from_config  # noqa: E402
+from benchmarks.small_models import SHAPES, model_folder  # noqa: E402
 from vortex.serving.sglang.check import (  # noqa: E402
     TOPS,
     Switch,
@@ -70,7 +69,7 @@ def equality(args: argparse.Namespace, scratch: Path) -> None:
     cpu, n, page = args.device == "cpu", sizes(args.device), PAGES[args.shape]
     shape = args.shape + ("-tiny" if cpu else "")
     model = args.model or model_folder(scratch / "model", shape, device=args.device)
-    source = text_of(model) if args.model else _Random(from_config(model).vocab)
+    source = text_of(model) if args.model else _Random(SHAPES[shape]["vocab_size"])
     shared = source(n.longest // 3, 1)
     prompts = [
         (shared if i % 2 else []) + source(5 + (i * 53) % (n.longest - len(shared)), 10 + i)
@@ -166,11 +165,14 @@ def main() -> None:
     parser.add_argument("--policies", default="", help="a line for the program, as `reuse = ...`")
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "out")))
-    parser.add_argument("--prefill", default="breakable", help="CUDA graphs of prefill")
+    parser.add_argument("--prefill", help="its CUDA graphs; else breakable, none on MLA")
     parser.add_argument("--tp", type=int, default=1, help="ranks of tensor parallelism")
     for hidden in ("--scratch", "--tapped"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    args.prefill = args.prefill or {"gqa": "breakable", "mla": "disabled"}[args.shape]
+    if args.device == "cpu" and args.shape == "mla":
+        parser.error("SGLang has no MLA on a CPU without its compiled kernels")
     if args.tapped:
         equality(args, Path(args.scratch))
         return

@@ -3,7 +3,7 @@
     python benchmarks/sglang_models.py --cases 8b,glm --seconds 560 --out results
 
 Random weights of a model's shape: timing only; they would send every token to the same experts, so
-that SGLang is told to spread tokens evenly over them. Each case is an engine; steps are full attention's
+that SGLang is told to spread tokens over them. Each case is an engine; steps are full attention's
 by the inner backend (d), a centroid's (s), or what the default rule says (-), which one switch
 chooses between, turn by turn; ``plain`` cases are an engine without the plugin. ``full`` rows are
 as many as the engine's cache holds. The byte-ideal is the quotient of the bytes that a step must

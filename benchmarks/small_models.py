@@ -19,7 +19,7 @@ _GQA = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"}
 _MLA = {
     "architectures": ["Glm4MoeLiteForCausalLM"], "model_type": "glm4_moe_lite",
     "n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2,
-    "moe_intermediate_size": 128, "first_k_dense_replace": 64,  # no layer has experts
+    "moe_intermediate_size": 128, "first_k_dense_replace": 4,  # no layer has experts
     "topk_method": "noaux_tc", "norm_topk_prob": True, "n_group": 1, "topk_group": 1,
     "routed_scaling_factor": 1.8, "partial_rotary_factor": 1.0, "num_nextn_predict_layers": 0,
     "rope_scaling": None,
