@@ -2,9 +2,9 @@
 
     python benchmarks/sglang_models.py --cases 8b,glm --seconds 560 --out results
 
-Random weights of a model's shape: timing only; they would send every token to the same experts, so
-that SGLang is told to spread tokens over them. Each case is an engine; steps are full attention's
-by the inner backend (d), a centroid's (s), or what the default rule says (-), which one switch
+Random weights of a model's shape: timing only. They send every token to the same experts, unless
+SGLang is told to ``spread`` tokens. Each case is an engine; steps are full attention's by the inner
+backend (d), a centroid's (s), or what the default rule says (-), which one switch
 chooses between, turn by turn; ``plain`` cases are an engine without the plugin. ``full`` rows are
 as many as the engine's cache holds. The byte-ideal is the quotient of the bytes that a step must
 move, weights included.
@@ -73,6 +73,7 @@ class Case:
         memory: share of the device for weights and cache.
         plain: another backend than ours, alone.
         first: tokens of prompts whose first token is timed.
+        spread: tokens go to experts drawn at random, as many as a trained router's would reach.
     """
 
     model: str
@@ -85,6 +86,7 @@ class Case:
     memory: float = 0.85
     plain: str = ""
     first: int = 0
+    spread: bool = False
 
     @property
     def longest(self) -> int:
@@ -118,7 +120,8 @@ CASES = {
     "glm-triton": Case(
         "glm-4.7-flash", 2048, 64, (Load(16, 32500, "d"),), 64, memory=0.88, plain="triton"
     ),
-    "m2": Case("minimax-m2.7", 2048, 32, (Load(16, 32500),), layers=12, memory=0.9),
+    "glm-spread": Case("glm-4.7-flash", 2048, 64, _GLM, 64, memory=0.88, spread=True),
+    "m2": Case("minimax-m2.7", 2048, 32, (Load(16, 32500),), layers=12, memory=0.9, spread=True),
     "tiny": Case(
         "tiny", 64, 16, (Load(2, 90, "d-", many=6), Load("half", 150, many=6)), memory=0.05,
         first=40,
@@ -260,7 +263,7 @@ def main() -> None:
         stage = Stage(
             name, __file__, ["--run", name, "--device", args.device],
             centroid(case.budget, page=case.page, more=case.more),
-            {"SGLANG_SIMULATE_UNIFORM_EXPERTS": "1"},
+            {"SGLANG_SIMULATE_UNIFORM_EXPERTS": "1"} if case.spread else {},
         )  # fmt: skip
         run_stage(stage, args.out, left, args.device)
         print(f"{end - time.monotonic():.0f} s left", flush=True)
