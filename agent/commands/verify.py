@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,15 +16,17 @@ from typing import Any, Literal
 import click
 import torch
 
+from evals.engine.statistics import Estimate
 from evals.parity import Shape, disagreement
 from runs.serving import engine_page
 from vortex.errors import ExitCode, VortexError, printable
 from vortex.exported import mismatches, read_exported
-from vortex.geometry import Geometry, geometry
+from vortex.geometry import Geometry, from_config, geometry
 from vortex.ir import Candidate
 from vortex.workload import MOST
 
 Verdict = Literal["ok", "failed", "not checked"]
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +155,16 @@ def _engine(
         why = "no --model was named"
     if why:
         yield Check("engine", "not checked", why)
-        yield Check("accuracy", "not checked", "needs the engine, and tasks of your own")
+        yield Check("accuracy", "not checked", "needs the engine")
         return
-    yield from _served(folder, candidate, page, str(weights), context)
-    yield Check("accuracy", "not checked", "needs tasks of your own; see docs/serving.md")
+    good = True
+    for check in _served(folder, candidate, page, str(weights), context):
+        good &= check.verdict != "failed"
+        yield check
+    yield (
+        _accuracy(folder, candidate, page, Path(str(weights)), context) if good
+        else Check("accuracy", "not checked", "the engine's own check failed")
+    )  # fmt: skip
 
 
 def _served(
@@ -185,6 +194,64 @@ def _said(facts: dict[str, Any]) -> Check:
         return Check("engine", "failed" if wide else "ok", f"greedy tokens, sparse against full "
                      f"attention within the budget: {json.dumps(facts)}")  # fmt: skip
     return Check(what[:10], "ok", json.dumps(facts))
+
+
+def _accuracy(
+    folder: Path, candidate: Candidate, page: int, model: Path, context: int
+) -> Check:  # fmt: skip
+    """Hidden numbers, in an engine of its own with real weights, of sparse and full attention."""
+    why = ""
+    if not any(model.glob("*.safetensors")):
+        why = f"{model} holds no *.safetensors, and random weights answer nothing"
+    elif not any((model / name).is_file() for name in _TOKENIZERS):
+        why = f"{model} holds no tokenizer ({' or '.join(_TOKENIZERS)})"
+    if why:
+        return Check("accuracy", "not checked", why)
+    try:
+        return _needles(folder, candidate, page, model, context)
+    except VortexError as error:
+        return Check("accuracy", "failed", f"error[{error.code}]: {error.message}")
+
+
+def _needles(
+    folder: Path, candidate: Candidate, page: int, model: Path, context: int
+) -> Check:  # fmt: skip
+    from evals.engine.needles import COUNT, LOSS, REPLY_TOKENS, TELLING, ask_needles, prompt_length
+    from evals.engine.sglang_engine import Setup, SGLangEngine
+    from evals.engine.shapes import context_for
+    from vortex.serving.sglang.bookkeeping import budget_tokens
+
+    budget, longest = budget_tokens(candidate), from_config(model).max_context
+    length = prompt_length(budget, context, longest)
+    if not length:
+        return Check("accuracy", "not checked", f"its budget of {budget:,} tokens covers what this "
+                     f"model can read ({longest:,}): it leaves nothing out")  # fmt: skip
+    setup = Setup(
+        model=model, export=folder, weights=True, page_size=page,
+        context=context_for(length + REPLY_TOKENS, longest),
+    )  # fmt: skip
+    engine = SGLangEngine(setup)
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            found = ask_needles(
+                engine, candidate.candidate_hash, length, engine.encode, Path(scratch) / "answers"
+            )
+    finally:
+        engine.close()
+    said = (
+        f"{COUNT} numbers hidden in {length:,} tokens, shares found: full attention "
+        f"{_with_error(found.full)}, sparse {_with_error(found.sparse)}, "
+        f"difference {_with_error(found.difference)}"
+    )
+    if not found.telling:
+        less = f"full attention finds less than {TELLING:.0%}, so that no loss would show: "
+        return Check("accuracy", "not checked", less + said)
+    worse = f"surely a loss of more than {LOSS:g}: "
+    return Check("accuracy", "failed" if found.worse else "ok", worse * found.worse + said)
+
+
+def _with_error(found: Estimate) -> str:
+    return f"{found.value:.3g}" + ("" if found.error is None else f" ± {found.error:.2g}")
 
 
 COMMANDS = (verify,)
