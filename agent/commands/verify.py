@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,8 @@ from typing import Any, Literal
 import click
 import torch
 
-from evals.engine.statistics import Estimate
+from evals.engine.report import shown
+from evals.engine.statistics import Estimate, mean, ratio
 from evals.parity import Shape, disagreement
 from runs.serving import engine_page
 from vortex.errors import ExitCode, VortexError, printable
@@ -25,7 +26,7 @@ from vortex.geometry import Geometry, from_config, geometry
 from vortex.ir import Candidate
 from vortex.workload import MOST
 
-Verdict = Literal["ok", "failed", "not checked"]
+Verdict = Literal["ok", "warning", "failed", "not checked"]
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 
 
@@ -193,7 +194,24 @@ def _said(facts: dict[str, Any]) -> Check:
         wide = [gap for gap in facts["top2_gap_where_parted"] if gap > 1.0]
         return Check("engine", "failed" if wide else "ok", f"greedy tokens, sparse against full "
                      f"attention within the budget: {json.dumps(facts)}")  # fmt: skip
-    return Check(what[:10], "ok", json.dumps(facts))
+    return _speed(facts) if "sparse" in facts else Check(what[:10], "ok", json.dumps(facts))
+
+
+def _speed(facts: Mapping[str, Any]) -> Check:
+    """Decode rates, in pairs of neighbours in time; a slow program is right all the same."""
+    full, sparse = facts["dense"], facts["sparse"]
+    load = f"{facts['rows']} x {facts['context']:,} tokens"
+    if not all(rate > 0 for rate in (*full, *sparse)):
+        return Check("speed", "not checked", f"{load}: longer replies took no longer")
+    times = ratio(sparse, full)
+    assert times is not None  # there are pairs
+    rates = " against ".join(_with_error(found) for found in map(mean, (sparse, full)) if found)
+    slower = times.value < 1.0
+    return Check(
+        "speed", "warning" if slower else "ok",
+        f"{load}: sparse decodes {'slower: ' * slower}{_with_error(times)} times as fast as full "
+        f"attention, over {times.n} pairs ({rates} tokens/s)",
+    )  # fmt: skip
 
 
 def _accuracy(
@@ -251,7 +269,7 @@ def _needles(
 
 
 def _with_error(found: Estimate) -> str:
-    return f"{found.value:.3g}" + ("" if found.error is None else f" ± {found.error:.2g}")
+    return shown(found.value) + ("" if found.error is None else f" ± {shown(found.error)}")
 
 
 COMMANDS = (verify,)

@@ -163,3 +163,29 @@ def test_an_engine_that_failed_is_not_asked_and_one_that_fails_then_is_said(
     monkeypatch.setattr(sglang_engine, "SGLangEngine", broken)
     found = checked(tmp_path, model, monkeypatch, TOKENS)
     assert found["accuracy"].verdict == "failed" and "E903" in found["accuracy"].said
+
+
+def rates(full: list[float], sparse: list[float]) -> dict[str, Any]:
+    return {"what": "decode tokens/s", "rows": 8, "context": 8192, "dense": full, "sparse": sparse}
+
+
+@pytest.mark.parametrize(
+    ("sparse", "verdict", "ratio"),
+    [([300.0, 310.0, 290.0], "ok", "2.999 ± 0.05774 times as fast"),
+     ([90.0, 91.0, 92.0], "warning", "slower: 0.91 ± 0.00")],
+)  # fmt: skip
+def test_speed_is_a_ratio_with_its_error_and_a_slow_program_is_a_warning(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, machine: type[Engine],
+    sparse: list[float], verdict: str, ratio: str,
+) -> None:  # fmt: skip
+    found = checked(tmp_path, model, monkeypatch, TOKENS, rates([100.0] * 3, sparse))
+    assert found["speed"].verdict == verdict
+    assert ratio in found["speed"].said and "over 3 pairs" in found["speed"].said
+    assert found["accuracy"].verdict == "ok"  # no failure: what comes after is checked
+
+
+def test_rates_that_are_none_give_no_ratio(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, machine: type[Engine]
+) -> None:
+    found = checked(tmp_path, model, monkeypatch, TOKENS, rates([100.0, -3.0, 100.0], [300.0] * 3))
+    assert found["speed"].verdict == "not checked"
