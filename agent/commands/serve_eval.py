@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent.commands.serve_eval_options import Options, above, kinds, lengths, points
+from runs.serving import engine_page
 from vortex.errors import ExitCode, VortexError, printable, unwritable
 from vortex.exported import read_exported
 from vortex.geometry import GEOMETRIES, Geometry, from_config, geometry
@@ -228,7 +229,7 @@ def _rounds(
     setup = Setup(
         model=model, export=options.export, memory=options.memory,
         weights=options.weights is not None,
-        page_size=_page(options),
+        page_size=engine_page(read_exported(options.export).candidate, _shape(options)),
         context=None if needed is None else context_for(needed, longest),
         more={"chunked_prefill_size": 16384},
     )  # fmt: skip
@@ -272,13 +273,6 @@ def _servers(options: Options) -> list[Engine]:
             engine.close()
         raise
     return found
-
-
-def _page(options: Options) -> int:
-    """The engine's page: the program's, or 64 on a latent cache where that fits."""
-    size = read_exported(options.export).candidate.page_size
-    latent = _shape(options).kind == "mla"
-    return 64 if latent and 64 % size == 0 else size
 
 
 def _longest(options: Options, wanted: Wanted, given: Sequence[Problem]) -> int | None:
