@@ -48,7 +48,7 @@ class Check:
 @click.option("--for", "target", help="The model it is to serve.  [default: the folder's own]")
 @click.option("--model", "weights", help="A Hugging Face folder: start the engine with it.")
 @click.option("--context", type=click.IntRange(1, MOST), default=8192, show_default=True,
-              help="Of the engine's speed check.")  # fmt: skip
+              help="Of speed's prompts; of accuracy's where no budget is sure.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True)
 def verify(
     folder: Path, target: str | None, weights: str | None, context: int, as_json: bool
@@ -181,7 +181,8 @@ def _served(
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     for line in done.stdout.splitlines():
         if line.startswith("{"):
-            yield _said(json.loads(line))
+            facts = json.loads(line)
+            yield _speed(facts) if "sparse" in facts else _said(facts)
     if done.returncode:
         last = [x for x in done.stderr.splitlines() if x.strip()][-1:]
         yield Check("engine", "failed", f"error[E808]: it ended with {done.returncode}: {last}")
@@ -194,24 +195,7 @@ def _said(facts: dict[str, Any]) -> Check:
         wide = [gap for gap in facts["top2_gap_where_parted"] if gap > 1.0]
         return Check("engine", "failed" if wide else "ok", f"greedy tokens, sparse against full "
                      f"attention within the budget: {json.dumps(facts)}")  # fmt: skip
-    return _speed(facts) if "sparse" in facts else Check(what[:10], "ok", json.dumps(facts))
-
-
-def _speed(facts: Mapping[str, Any]) -> Check:
-    """Decode rates, in pairs of neighbours in time; a slow program is right all the same."""
-    full, sparse = facts["dense"], facts["sparse"]
-    load = f"{facts['rows']} x {facts['context']:,} tokens"
-    if not all(rate > 0 for rate in (*full, *sparse)):
-        return Check("speed", "not checked", f"{load}: longer replies took no longer")
-    times = ratio(sparse, full)
-    assert times is not None  # there are pairs
-    rates = " against ".join(_with_error(found) for found in map(mean, (sparse, full)) if found)
-    slower = times.value < 1.0
-    return Check(
-        "speed", "warning" if slower else "ok",
-        f"{load}: sparse decodes {'slower: ' * slower}{_with_error(times)} times as fast as full "
-        f"attention, over {times.n} pairs ({rates} tokens/s)",
-    )  # fmt: skip
+    return Check(what[:10], "ok", json.dumps(facts))
 
 
 def _accuracy(
@@ -242,8 +226,8 @@ def _needles(
     budget, longest = budget_tokens(candidate), from_config(model).max_context
     length = prompt_length(budget, context, longest)
     if not length:
-        return Check("accuracy", "not checked", f"its budget of {budget:,} tokens covers what this "
-                     f"model can read ({longest:,}): it leaves nothing out")  # fmt: skip
+        return Check("accuracy", "not checked", f"this model reads {longest:,} tokens: no room "
+                     f"for prompts beyond the budget of {budget:,}")  # fmt: skip
     setup = Setup(
         model=model, export=folder, weights=True, page_size=page,
         context=context_for(length + REPLY_TOKENS, longest),
@@ -266,6 +250,23 @@ def _needles(
         return Check("accuracy", "not checked", less + said)
     worse = f"surely a loss of more than {LOSS:g}: "
     return Check("accuracy", "failed" if found.worse else "ok", worse * found.worse + said)
+
+
+def _speed(facts: Mapping[str, Any]) -> Check:
+    """Decode rates, in pairs of neighbours in time; a slow program is right all the same."""
+    full, sparse = facts["dense"], facts["sparse"]
+    load = f"{facts['rows']} x {facts['context']:,} tokens"
+    if not all(rate > 0 for rate in (*full, *sparse)):
+        return Check("speed", "not checked", f"{load}: longer replies took no longer")
+    times = ratio(sparse, full)
+    assert times is not None  # there are pairs
+    rates = " against ".join(_with_error(found) for found in map(mean, (sparse, full)) if found)
+    slower = times.value < 1.0
+    return Check(
+        "speed", "warning" if slower else "ok",
+        f"{load}: sparse decodes {'slower: ' * slower}{_with_error(times)} times as fast as full "
+        f"attention, over {times.n} pairs ({rates} tokens/s)",
+    )  # fmt: skip
 
 
 def _with_error(found: Estimate) -> str:

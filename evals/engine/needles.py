@@ -1,4 +1,4 @@
-"""A short accuracy check: numbers hidden beyond the budget, asked of both kinds of attention."""
+"""A short accuracy check: numbers hidden beyond the budget, asked of sparse and full attention."""
 
 from __future__ import annotations
 

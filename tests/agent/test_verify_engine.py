@@ -21,6 +21,7 @@ from evals.engine.engine import Mode, Request
 from tests.evals.engine.fake import FakeEngine
 from vortex.compile import compile_text
 from vortex.errors import VortexError
+from vortex.serving.sglang.check import difference
 
 PROGRAM = """import vortex as vx
 class Mine(vx.Algorithm):
@@ -37,7 +38,7 @@ CONFIG = {
     "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 300,
     "max_position_embeddings": 4096,
 }  # fmt: skip
-TOKENS = {"what": "tokens", "requests": 1, "equal": 1, "top2_gap_where_parted": []}
+TOKENS = {"what": "tokens", **difference([], [])}
 
 
 class Engine(FakeEngine):
@@ -147,7 +148,7 @@ def test_a_budget_over_all_that_the_model_reads_leaves_nothing_to_check(
 ) -> None:
     large = PROGRAM.replace("tokens=256", "tokens=4096")
     found = checked(tmp_path, model, monkeypatch, TOKENS, program=large)["accuracy"]
-    assert found.verdict == "not checked" and "4,096 tokens covers" in found.said
+    assert found.verdict == "not checked" and "beyond the budget of 4,096" in found.said
 
 
 def test_an_engine_that_failed_is_not_asked_and_one_that_fails_then_is_said(
