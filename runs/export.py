@@ -130,11 +130,13 @@ def _metrics(row: Row, board: Board) -> dict[str, object]:
     numbers = {}
     for title, attribute, _, origin in (*columns(board), *MORE):
         cell = cell_of(row, attribute)
-        where = board.device if origin == "predicted" else board.environment.get("processor", "")
+        timed = attribute.startswith("gpu_")  # at the target's shapes, on the run's GPU
+        here = board.gpu if timed else board.environment.get("processor", "")
+        where = board.device if origin == "predicted" else here
         numbers[attribute] = {
             "title": title, **dataclasses.asdict(cell), "unit": UNITS.get(attribute, "1"),
             "origin": origin, "device": where, "workload": workload_of(board, attribute, origin),
-            "model": board.target if origin == "predicted" else board.accuracy_model,
+            "model": board.target if timed or origin == "predicted" else board.accuracy_model,
         }  # fmt: skip
     found = finite({"run": board.run, "candidate": row.id, "metrics": numbers})
     assert isinstance(found, dict)
@@ -176,5 +178,15 @@ Knobs: {knobs}.
 
 {said}
 
-Not verified: this program has not been served in an inference engine, nor run on a GPU.
+{_unverified(row, board)}
 """
+
+
+def _unverified(row: Row, board: Board) -> str:
+    """What the evidence does not show: runs time attention on a GPU at most, and serve nothing."""
+    timed = row.gpu_attention.value is not None or row.gpu_speedup.value is not None
+    gpu = f"timed it on {escaped(board.gpu)}" if timed else "did not time it on a GPU"
+    return (
+        f"The run {gpu}. Not verified: it has not been served in an inference engine; "
+        "`vortex-search verify FOLDER --model MODEL` and `vortex-search serve-eval FOLDER` do."
+    )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent.commands.serve_eval_options import Options, above, kinds, lengths, points
+from runs.serving import engine_page
 from vortex.errors import ExitCode, VortexError, printable, unwritable
 from vortex.exported import read_exported
 from vortex.geometry import GEOMETRIES, Geometry, from_config, geometry
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from evals.engine.report import EngineReport
     from evals.engine.session import Wanted
 
-_SPARE = 64  # tokens of context beyond prompt and reply
+_TEMPLATE = 1024  # tokens that a chat format may add
 _ELSEWHERE = "name another folder with -o"
 _UNKNOWN_VOCAB = 1000  # token numbers that every tokenizer has
 
@@ -108,7 +109,7 @@ def evaluate(options: Options, out: Path) -> EngineReport:
         raise unwritable(out, error, _ELSEWHERE) from None
     with tempfile.TemporaryDirectory() as scratch:
         wanted = _wanted(options, given)
-        rounds = _rounds(options, wanted, Path(scratch))
+        rounds = _rounds(options, wanted, given, Path(scratch))
         return evaluate_in(
             rounds, wanted, out / "answers.jsonl", lambda text: click.echo(text, err=True)
         )
@@ -118,6 +119,7 @@ def _wanted(options: Options, given: Sequence[Problem]) -> Wanted:
     from evals.engine.engine import Sampling
     from evals.engine.serving_throughput import Plan
     from evals.engine.session import Wanted
+    from evals.engine.shapes import SPARE
     from vortex.serving.sglang.bookkeeping import budget_tokens, covered_tokens
 
     exported = read_exported(options.export)
@@ -129,7 +131,10 @@ def _wanted(options: Options, given: Sequence[Problem]) -> Wanted:
         chat = getattr(engine, "chat", None)  # a server does it itself
         return chat if options.chat and callable(chat) else str
 
-    vocab = _shape(options).vocab if _source(options) else _UNKNOWN_VOCAB
+    vocab, covered = _UNKNOWN_VOCAB, covered_tokens(exported.candidate)
+    if _source(options):
+        shape = _shape(options)
+        vocab, covered = shape.vocab, min(covered, max(0, shape.max_context - SPARE))
     plan = Plan(
         vocab, pairs=options.pairs, rate=options.rate, first_limit=options.first_limit,
         gap_limit=options.gap_limit, seed=options.seed,
@@ -139,7 +144,7 @@ def _wanted(options: Options, given: Sequence[Problem]) -> Wanted:
         points=options.throughput, plan=plan, problems=problems,
         sampling=Sampling(options.tokens, options.temperature, options.top_p),
         samples=options.samples, at_once=options.at_once, shown=shown, seed=options.seed,
-        covered=covered_tokens(exported.candidate),
+        covered=covered,
         budget=budget_tokens(exported.candidate), chat=options.chat,
     )  # fmt: skip
 
@@ -201,7 +206,9 @@ def _tokenizer(source: str | Path | None) -> Callable[[str], list[int]]:
 Rounds = Sequence["Callable[[], Sequence[Engine]]"]
 
 
-def _rounds(options: Options, wanted: Wanted, scratch: Path) -> Rounds:
+def _rounds(
+    options: Options, wanted: Wanted, given: Sequence[Problem], scratch: Path
+) -> Rounds:  # fmt: skip
     """How engines are started: servers, one engine with a switch, or one engine after the other.
 
     Raises:
@@ -214,10 +221,16 @@ def _rounds(options: Options, wanted: Wanted, scratch: Path) -> Rounds:
     if not _source(options):
         raise VortexError("no model is named", code="E906", hint="--model, --weights or --url")
     from evals.engine.sglang_engine import Setup, SGLangEngine
+    from evals.engine.shapes import context_for
 
+    needed = _longest(options, wanted, given)
+    model = _folder(options, needed or 0, scratch)
+    longest = from_config(model).max_context
     setup = Setup(
-        model=_folder(options, wanted, scratch), export=options.export, memory=options.memory,
-        weights=options.weights is not None, page_size=_page(options),
+        model=model, export=options.export, memory=options.memory,
+        weights=options.weights is not None,
+        page_size=engine_page(read_exported(options.export).candidate, _shape(options)),
+        context=None if needed is None else context_for(needed, longest),
         more={"chunked_prefill_size": 16384},
     )  # fmt: skip
     if not options.full_backend:
@@ -262,15 +275,24 @@ def _servers(options: Options) -> list[Engine]:
     return found
 
 
-def _page(options: Options) -> int:
-    """The engine's page: the program's, or 64 on a latent cache where that fits."""
-    size = read_exported(options.export).candidate.page_size
-    latent = _shape(options).kind == "mla"
-    return 64 if latent and 64 % size == 0 else size
+def _longest(options: Options, wanted: Wanted, given: Sequence[Problem]) -> int | None:
+    """Tokens of the longest sequence of all that is asked; None where no tokenizer tells."""
+    needed = [p.context + wanted.plan.many for p in wanted.points]
+    if options.weights is None:  # random ones are only timed
+        return max(needed, default=None)
+    needed += [wanted.covered] if wanted.points else []
+    try:
+        encode = _tokenizer(options.weights) if given else None
+    except VortexError:  # the engine may know one of another kind
+        return None
+    prompts = [len(encode(p.prompt)) for p in given] if encode else []
+    prompts += options.lengths if options.ruler else ()
+    reply = options.tokens + (_TEMPLATE if options.chat else 0)
+    return max([*needed, *(prompt + reply for prompt in prompts)])
 
 
-def _folder(options: Options, wanted: Wanted, scratch: Path) -> Path:
-    """The folder that the engine loads.
+def _folder(options: Options, longest: int, scratch: Path) -> Path:
+    """The folder that the engine loads; a shape by name is stretched to ``longest`` tokens.
 
     Raises:
         VortexError: E401 or E404, no such model.
@@ -290,9 +312,6 @@ def _folder(options: Options, wanted: Wanted, scratch: Path) -> Path:
     if named is None:
         geometry(options.model)  # says what is wrong with it
         return Path(options.model).expanduser()
-    longest = max(
-        [p.context + wanted.plan.many for p in wanted.points] + list(options.lengths)
-    ) + _SPARE  # fmt: skip
     return shape_folder(named.name, scratch / named.name, longest)
 
 

@@ -7,7 +7,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,15 +16,18 @@ from typing import Any, Literal
 import click
 import torch
 
+from evals.engine.report import shown
+from evals.engine.statistics import Estimate, mean, ratio
 from evals.parity import Shape, disagreement
 from runs.serving import engine_page
 from vortex.errors import ExitCode, VortexError, printable
 from vortex.exported import mismatches, read_exported
-from vortex.geometry import Geometry, geometry
+from vortex.geometry import Geometry, from_config, geometry
 from vortex.ir import Candidate
 from vortex.workload import MOST
 
-Verdict = Literal["ok", "failed", "not checked"]
+Verdict = Literal["ok", "warning", "failed", "not checked"]
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,7 @@ class Check:
 @click.option("--for", "target", help="The model it is to serve.  [default: the folder's own]")
 @click.option("--model", "weights", help="A Hugging Face folder: start the engine with it.")
 @click.option("--context", type=click.IntRange(1, MOST), default=8192, show_default=True,
-              help="Of the engine's speed check.")  # fmt: skip
+              help="Of speed's prompts; of accuracy's where no budget is sure.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True)
 def verify(
     folder: Path, target: str | None, weights: str | None, context: int, as_json: bool
@@ -161,10 +165,16 @@ def _engine(
         why = "no --model was named"
     if why:
         yield Check("engine", "not checked", why)
-        yield Check("accuracy", "not checked", "needs the engine, and tasks of your own")
+        yield Check("accuracy", "not checked", "needs the engine")
         return
-    yield from _served(folder, candidate, page, str(weights), context)
-    yield Check("accuracy", "not checked", "needs tasks of your own; see docs/serving.md")
+    good = True
+    for check in _served(folder, candidate, page, str(weights), context):
+        good &= check.verdict != "failed"
+        yield check
+    yield (
+        _accuracy(folder, candidate, page, Path(str(weights)), context) if good
+        else Check("accuracy", "not checked", "the engine's own check failed")
+    )  # fmt: skip
 
 
 def _served(
@@ -180,7 +190,8 @@ def _served(
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     for line in done.stdout.splitlines():
         if line.startswith("{"):
-            yield _said(json.loads(line))
+            facts = json.loads(line)
+            yield _speed(facts) if "sparse" in facts else _said(facts)
     if done.returncode:
         last = [x for x in done.stderr.splitlines() if x.strip()][-1:]
         yield Check("engine", "failed", f"error[E808]: it ended with {done.returncode}: {last}")
@@ -195,6 +206,81 @@ def _said(facts: dict[str, Any]) -> Check:
         told = f"greedy tokens, sparse against full attention, in the budget: {json.dumps(facts)}"
         return Check("engine", "ok" if near(facts) else "failed", told)
     return Check(what[:10], "ok", json.dumps(facts))
+
+
+def _accuracy(
+    folder: Path, candidate: Candidate, page: int, model: Path, context: int
+) -> Check:  # fmt: skip
+    """Hidden numbers, in an engine of its own with real weights, of sparse and full attention."""
+    why = ""
+    if not any(model.glob("*.safetensors")):
+        why = f"{model} holds no *.safetensors, and random weights answer nothing"
+    elif not any((model / name).is_file() for name in _TOKENIZERS):
+        why = f"{model} holds no tokenizer ({' or '.join(_TOKENIZERS)})"
+    if why:
+        return Check("accuracy", "not checked", why)
+    try:
+        return _needles(folder, candidate, page, model, context)
+    except VortexError as error:
+        return Check("accuracy", "failed", f"error[{error.code}]: {error.message}")
+
+
+def _needles(
+    folder: Path, candidate: Candidate, page: int, model: Path, context: int
+) -> Check:  # fmt: skip
+    from evals.engine.needles import COUNT, LOSS, REPLY_TOKENS, TELLING, ask_needles, prompt_length
+    from evals.engine.sglang_engine import Setup, SGLangEngine
+    from evals.engine.shapes import context_for
+    from vortex.serving.sglang.bookkeeping import budget_tokens
+
+    budget, longest = budget_tokens(candidate), from_config(model).max_context
+    length = prompt_length(budget, context, longest)
+    if not length:
+        return Check("accuracy", "not checked", f"this model reads {longest:,} tokens: no room "
+                     f"for prompts beyond the budget of {budget:,}")  # fmt: skip
+    setup = Setup(
+        model=model, export=folder, weights=True, page_size=page,
+        context=context_for(length + REPLY_TOKENS, longest),
+    )  # fmt: skip
+    engine = SGLangEngine(setup)
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            found = ask_needles(
+                engine, candidate.candidate_hash, length, engine.encode, Path(scratch) / "answers"
+            )
+    finally:
+        engine.close()
+    said = (
+        f"{COUNT} numbers hidden in {length:,} tokens, shares found: full attention "
+        f"{_with_error(found.full)}, sparse {_with_error(found.sparse)}, "
+        f"difference {_with_error(found.difference)}"
+    )
+    if not found.telling:
+        less = f"full attention finds less than {TELLING:.0%}, so that no loss would show: "
+        return Check("accuracy", "not checked", less + said)
+    worse = f"surely a loss of more than {LOSS:g}: "
+    return Check("accuracy", "failed" if found.worse else "ok", worse * found.worse + said)
+
+
+def _speed(facts: Mapping[str, Any]) -> Check:
+    """Decode rates, in pairs of neighbours in time; a slow program is right all the same."""
+    full, sparse = facts["dense"], facts["sparse"]
+    load = f"{facts['rows']} x {facts['context']:,} tokens"
+    if not all(rate > 0 for rate in (*full, *sparse)):
+        return Check("speed", "not checked", f"{load}: longer replies took no longer")
+    times = ratio(sparse, full)
+    assert times is not None  # there are pairs
+    rates = " against ".join(_with_error(found) for found in map(mean, (sparse, full)) if found)
+    slower = times.value < 1.0
+    return Check(
+        "speed", "warning" if slower else "ok",
+        f"{load}: sparse decodes {'slower: ' * slower}{_with_error(times)} times as fast as full "
+        f"attention, over {times.n} pairs ({rates} tokens/s)",
+    )  # fmt: skip
+
+
+def _with_error(found: Estimate) -> str:
+    return shown(found.value) + ("" if found.error is None else f" ± {shown(found.error)}")
 
 
 COMMANDS = (verify,)

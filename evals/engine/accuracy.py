@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,8 +135,9 @@ def _tasks(sides: Sides, exam: Exam) -> Iterator[_Task]:
                 yield _Task(p, mode, index, key, seed)
 
 
-def _engine_hash(facts: object) -> str:
-    return digest(facts)
+def _engine_hash(facts: Mapping[str, str]) -> str:
+    """Of what decides answers: room for longer requests does not."""
+    return digest({k: v for k, v in facts.items() if k != "context_length"})
 
 
 def _seed(seed: int, problem: str, index: int) -> int:

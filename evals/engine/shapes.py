@@ -9,6 +9,7 @@ from typing import Any
 
 from vortex.known_models import KNOWN
 
+SPARE = 64  # tokens of context beyond prompt and reply, as a tokenizer's own first one
 _MARGIN = 256  # tokens beyond what is asked for
 _COMMON: Mapping[str, Any] = {
     "hidden_act": "silu", "attention_bias": False, "rms_norm_eps": 1e-6, "rope_theta": 1e6,
@@ -52,3 +53,14 @@ def shape_folder(name: str, folder: Path, longest: int, *, layers: int | None = 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return folder
+
+
+def context_for(needed: int, longest: int) -> int | None:
+    """The engine's context length for sequences of ``needed`` tokens; None for the model's own.
+
+    A kernel's tile covers the longest sequence allowed: no more of it than is asked for.
+
+    Args:
+        longest: what the model's configuration says; an engine may stretch it.
+    """
+    return needed + SPARE if needed + SPARE < longest else None

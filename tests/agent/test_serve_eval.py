@@ -253,3 +253,82 @@ def test_a_report_says_up_to_which_length_a_program_leaves_nothing_out(
     data = json.loads(result.stdout)
     assert any("every page of up to 512 tokens" in note for note in data["notes"])
     assert data["how"]["chat format"] == "yes"
+
+
+@pytest.fixture
+def engines(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Engines that were started: scripts that keep their setup."""
+    from evals.engine import sglang_engine
+    from tests.evals.engine.fake import FakeEngine
+
+    found: list[Any] = []
+
+    class Here(FakeEngine):
+        def __init__(self, setup: Any) -> None:
+            found.append(self)
+            self.setup = setup
+            super().__init__(weights="real" if setup.weights else "random")
+
+        def encode(self, text: str) -> list[int]:
+            return [0] * len(text.split())
+
+    monkeypatch.setattr(sglang_engine, "SGLangEngine", Here)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("asked", "context"),
+    [
+        (("--throughput", "2x32,1x600"), 600 + 136 + 64),
+        (("--ruler", "needle", "--lengths", "700,1000", "--count", "1"), 1000 + 256 + 64),
+        (("--ruler", "needle", "--lengths", "700", "--count", "1", "--chat"), 2044),
+        (("--problems", "p.jsonl", "--max-new", "100"), 900 + 100 + 64),
+        (("--throughput", "2x32"), 512 + 64),  # the budget's, whose tokens are compared first
+        (("--throughput", "2x4000"), None),  # the model's own: the engine says what it refuses
+    ],
+)  # fmt: skip
+def test_an_engine_has_room_for_what_is_asked_and_no_more(
+    tmp_path: Path, program: Path, folder: Path, engines: list[Any], asked: tuple[str, ...],
+    context: int | None, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    (folder / "model.safetensors").write_text("")
+    monkeypatch.chdir(tmp_path)
+    problem = {"id": "1", "prompt": "word " * 900, "answer": "b", "scorer": "exact"}
+    (tmp_path / "p.jsonl").write_text(json.dumps(problem) + "\n")
+    result = run(program, "--weights", folder, *asked, "-o", tmp_path / "o")
+    assert result.exit_code == 0, result.output
+    assert [e.setup.context for e in engines] == [context]
+
+
+def test_a_shape_by_name_has_room_for_its_loads_alone(
+    tmp_path: Path, program: Path, engines: list[Any]
+) -> None:
+    for load, context in (("2x64", 64 + 136 + 64), ("1x250000", 250_000 + 136 + 64)):
+        result = run(program, "--model", "glm-4.7-flash", "--throughput", load, "--pairs", "1",
+                     "-o", tmp_path / "o")  # fmt: skip
+        assert result.exit_code == 0, result.output
+        assert engines[-1].setup.context == context and engines[-1].setup.page_size == 64
+
+
+def test_a_tokenizer_that_only_the_engine_knows_leaves_the_model_s_own_length(
+    tmp_path: Path, program: Path, folder: Path, engines: list[Any]
+) -> None:
+    (folder / "model.safetensors").write_text("")
+    (folder / "tokenizer.json").unlink()
+    problems = tmp_path / "p.jsonl"
+    problems.write_text('{"id": "1", "prompt": "a", "answer": "b", "scorer": "exact"}\n')
+    result = run(program, "--weights", folder, "--problems", problems, "-o", tmp_path / "o")
+    assert result.exit_code == 0 and engines[0].setup.context is None
+
+
+def test_no_covered_prompt_is_longer_than_the_model(
+    tmp_path: Path, program: Path, folder: Path, engines: list[Any]
+) -> None:
+    (folder / "model.safetensors").write_text("")
+    program.write_text(PROGRAM.replace("tokens=512", "tokens=8192"))
+    result = run(program, "--weights", folder, "--throughput", "1x40", "--pairs", "1", "--json",
+                 "-o", tmp_path / "o")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["agreement"]["requests"] == 16
+    asked = [len(r.prompt) + r.sampling.tokens for _, rs in engines[0].calls for r in rs]
+    assert 4000 < max(asked) < CONFIG["max_position_embeddings"]

@@ -48,6 +48,23 @@ def test_the_readme_says_what_was_not_verified(tmp_path: Path) -> None:
         assert part in text
 
 
+def test_the_readme_and_the_numbers_say_whether_a_gpu_timed_it(tmp_path: Path) -> None:
+    timed = row(5, on_front=True, gpu_attention=Cell(7.06, 0.01, 15), gpu_step_ms=Cell(5.5, 0.1, 9))
+    measured = board(timed, row(6), gpu="a GPU (full attention by X)")
+    texts = []
+    for one, on in ((ROW, BOARD), (measured.rows[1], measured), (timed, measured)):
+        export(one, on, CANONICAL, tmp_path / f"{len(texts)}", force=False)
+        texts.append((tmp_path / f"{len(texts)}" / "README.md").read_text())
+    assert ["did not time it on a GPU" in t for t in texts] == [True, True, False]
+    assert "The run timed it on a GPU (full attention by X)." in texts[2]
+    assert all("not been served in an inference engine" in t for t in texts)
+    found = json.loads((tmp_path / "2" / "metrics.json").read_text())["metrics"]
+    attention = found["gpu_attention"]
+    assert attention["device"] == "a GPU (full attention by X)"
+    assert attention["model"] == "glm-4.7-flash"
+    assert found["loss_gap"]["device"] == "a CPU"
+
+
 def test_what_is_there_is_replaced_only_when_asked(tmp_path: Path) -> None:
     export(ROW, BOARD, CANONICAL, tmp_path / "out", force=False)
     changed = row(5, program="class B: ...\n")

@@ -126,3 +126,13 @@ def test_replies_that_are_no_text_are_kept_as_what_can_be(tmp_path: Path) -> Non
     answers = examine(sides_of(odd), EXAM, log)
     assert examine(sides_of(FakeEngine()), EXAM, log) == answers
     assert "3" in answers[0].reply and Answer.model_validate_json(answers[0].model_dump_json())
+
+
+def test_an_engine_with_room_for_longer_requests_is_asked_nothing_twice(tmp_path: Path) -> None:
+    first, roomy, other = FakeEngine(), FakeEngine(), FakeEngine()
+    first.facts = {**first.facts, "context_length": "4096"}
+    roomy.facts = {**roomy.facts, "context_length": "8192"}
+    other.facts = {**other.facts, "page_size": "64"}
+    for engine in (first, roomy, other):
+        examine(sides_of(engine), EXAM, tmp_path / "log")
+    assert [asked(e) for e in (first, roomy, other)] == [24, 0, 24]

@@ -20,7 +20,11 @@ from typing import Any
 
 import pytest
 
+from evals.engine.shapes import shape_folder
+from runs.serving import engine_page
 from tests.openai_server import TinyServer
+from vortex.exported import read_exported
+from vortex.geometry import from_config
 
 pytest.importorskip("openai")
 import openai
@@ -76,11 +80,7 @@ def started(model: Path, scratch: Path) -> Iterator[Any]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = scratch / "server.log"
-    command = [
-        sys.executable, "-m", "sglang.launch_server", "--model-path", str(model), "--port",
-        str(port), "--attention-backend", "vortex", "--page-size", "16", "--sampling-backend",
-        "pytorch", "--grammar-backend", "none", "--mem-fraction-static", "0.7",
-    ]  # fmt: skip
+    command = served_by(model, program, port)
     with log.open("w") as out:
         process = subprocess.Popen(
             command, env=os.environ | {"SGLANG_VORTEX_PROGRAM": str(program)}, stdout=out,
@@ -93,6 +93,16 @@ def started(model: Path, scratch: Path) -> Iterator[Any]:
             process.wait()
 
 
+def served_by(model: Path, program: Path, port: int) -> list[str]:
+    """The server's command; its pages are those that the program is served with."""
+    page = engine_page(read_exported(program).candidate, from_config(model))
+    return [
+        sys.executable, "-m", "sglang.launch_server", "--model-path", str(model), "--port",
+        str(port), "--attention-backend", "vortex", "--page-size", str(page), "--sampling-backend",
+        "pytorch", "--grammar-backend", "none", "--mem-fraction-static", "0.7",
+    ]  # fmt: skip
+
+
 def waited(url: str, process: subprocess.Popen[bytes], log: Path) -> tuple[openai.OpenAI, str]:
     end = time.monotonic() + _START_SECONDS
     while time.monotonic() < end and process.poll() is None:
@@ -101,6 +111,19 @@ def waited(url: str, process: subprocess.Popen[bytes], log: Path) -> tuple[opena
         except openai.APIError:
             time.sleep(1)
     raise AssertionError(f"the server did not start:\n{log.read_text(errors='replace')[-3000:]}")
+
+
+@pytest.mark.parametrize(
+    ("model", "own", "page"),
+    [("qwen3-1.7b", 16, "16"), ("qwen3-1.7b", 32, "32"), ("glm-4.7-flash", 16, "64")],
+)
+def test_the_server_has_the_pages_of_the_program_that_it_is_given(
+    tmp_path: Path, model: str, own: int, page: str
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM.replace("page_size = 16", f"page_size = {own}"))
+    command = served_by(shape_folder(model, tmp_path / model, 4096), program, 1)
+    assert command[command.index("--page-size") + 1] == page
 
 
 def test_a_chat_turn_is_answered(client: Any) -> None:
