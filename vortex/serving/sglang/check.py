@@ -133,6 +133,7 @@ def main(model: str, covered: int, page_size: int, context: int) -> None:
         os.environ["SGLANG_VORTEX_SWITCH"] = str(switch_file)
         made = engine(
             model, page_size=page_size, log_level="error", mem_fraction_static=0.8,
+            context_length=min(most, max(context, covered) + _MANY + 64),
             **({"load_format": "dummy"} if drawn else {}),
         )  # fmt: skip
         print(json.dumps({"what": "weights", "random": drawn}), flush=True)
