@@ -107,7 +107,7 @@ def equality(args: argparse.Namespace, scratch: Path) -> None:
             say(what="tokens", against="dense", run=run, near=near(found), **found)
     switch("s")
     made.flush_cache()
-    generated(made, [source(count, 500 + count) for count in n.beyond], 6)
+    generated(made, [source(count, i) for i, count in enumerate(n.beyond)], 6)
     made.shutdown()
     chosen_pages(Path(args.tapped))
 

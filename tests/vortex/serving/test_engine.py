@@ -67,7 +67,6 @@ def test_sparse_steps_within_the_budget_give_the_tokens_of_full_attention(
     """But for near ties, which rounding decides."""
     found = {r["run"]: r for r in results if r["what"] == "tokens"}
     assert {"sparse", "dense again", "by rule"} <= set(found)
-    assert found["dense again"]["parted"] == 0, "the inner backend repeats itself"
     if request.node.callspec.params["results"] == "kept":
         pytest.skip("by its definition it leaves a page out between two rankings")
     for run in found.values():

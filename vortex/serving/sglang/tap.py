@@ -1,7 +1,8 @@
 """Keeps what the engine chose, and what it chose from, so that it can be checked elsewhere.
 
-Off unless ``SGLANG_VORTEX_TAP`` names a folder. Copies are recorded in the graphs; the first row of
-the first steps in which that row ranks is written, one safetensors file for each step and layer.
+Off unless ``SGLANG_VORTEX_TAP`` names a folder. Copies are recorded in the graphs; of the first
+steps in which the first row ranks, and has more pages than its budget, that row is written: one
+safetensors file for each step and layer.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from vortex.serving.sglang.bookkeeping import budget_tokens
 
 if TYPE_CHECKING:
     from vortex.serving.sglang.sparse import SparseDecode, Step
@@ -64,7 +67,8 @@ class Tap:
         """Before a step: write what the last one left. Waits for the device."""
         last = self.step
         if (
-            last is not None and self.left > 0 and int(last.lengths[0]) > sparse.covered
+            last is not None and self.left > 0
+            and int(last.lengths[0]) > budget_tokens(sparse.candidate)
             and bool(last.buffers.ranks[0])
         ):  # fmt: skip
             for layer in self.held:
