@@ -71,7 +71,7 @@ class Case:
         more: a line of the program's policies.
         layers: the first so many of the model's, where it does not fit.
         memory: share of the device for weights and cache.
-        plain: another backend than ours, alone.
+        plain: another backend than ours, alone; prefill: one for that besides.
         first: tokens of prompts whose first token is timed.
         spread: tokens go to experts drawn at random, as many as a trained router's would reach.
     """
@@ -85,6 +85,7 @@ class Case:
     layers: int | None = None
     memory: float = 0.85
     plain: str = ""
+    prefill: str = ""
     first: int = 0
     spread: bool = False
 
@@ -118,7 +119,8 @@ CASES = {
     "8b": Case("llama-3.1-8b", 2048, 32, _LONG),
     "glm": Case("glm-4.7-flash", 2048, 64, _GLM, 64, memory=0.88),
     "glm-triton": Case(
-        "glm-4.7-flash", 2048, 64, (Load(16, 32500, "d"),), 64, memory=0.88, plain="triton"
+        "glm-4.7-flash", 2048, 64, (Load(16, 32500, "d"),), 64, memory=0.88, plain="triton",
+        prefill="flashmla",  # Triton's takes minutes
     ),
     "glm-spread": Case("glm-4.7-flash", 2048, 64, _GLM, 64, memory=0.88, spread=True),
     "m2": Case("minimax-m2.7", 2048, 32, (Load(16, 32500),), layers=12, memory=0.9, spread=True),
@@ -175,6 +177,8 @@ def _settings(case: Case, device: str) -> dict[str, Any]:
     found: dict[str, Any] = {
         "context_length": case.longest, "max_running_requests": 64, "chunked_prefill_size": 16384,
     }  # fmt: skip
+    if case.prefill:
+        found["prefill_attention_backend"] = case.prefill
     if device == "cpu":
         return found | {"device": "cpu", "disable_cuda_graph": True, "max_total_tokens": 1024}
     return found | {"cuda_graph_backend_prefill": "disabled", "cuda_graph_bs_decode": case.graphs}
@@ -208,12 +212,15 @@ def _rates(
     few = min(FEW, load.many // 2)
     for mode in load.modes:
         switch(mode)
-        generated(made, prompts, few)
+        replies = generated(made, prompts, few)
+    least = min(r["meta_info"]["cached_tokens"] for r in replies)
+    if least < len(prompts[0]) - 2 * 64:  # pages of at most 64
+        raise SystemExit(f"of {len(prompts[0])} tokens the prefix cache has {least} only")
     rates: dict[str, list[float]] = {mode: [] for mode in load.modes}
-    for _ in range(load.pairs):
-        for mode, found in rates.items():
+    for turn in range(load.pairs):
+        for mode in load.modes[:: -1 if turn % 2 else 1]:
             switch(mode)
-            found.append(round(decode_rate(made, prompts, few, load.many), 1))
+            rates[mode].append(round(decode_rate(made, prompts, few, load.many), 1))
     return rates
 
 

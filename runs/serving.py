@@ -76,13 +76,7 @@ def _kernels(candidate: Candidate, geometry: Geometry | None) -> dict[str, str]:
         return {"kernels/README.md": "The shapes of the target were not known at export.\n"}
     if plan_of(candidate.select).everything:
         return {"kernels/README.md": "Full attention: there is nothing to generate.\n"}
-    latent = geometry.kind == "mla"
-    rope = (geometry.vdim, geometry.rope_dim) if latent else (0, geometry.dim)
-    row = geometry.kv_heads * geometry.dim  # of a token, in the engine's layout
-    strides = (row, row if latent else geometry.kv_heads * geometry.vdim)
-    shapes = Shapes(
-        geometry.group, geometry.dim, geometry.vdim, rope, geometry.layers, strides
-    )  # fmt: skip
+    shapes = Shapes.of(geometry, heads_of_a_row=geometry.kv_heads)  # as the engine lays them out
     said = [f"For the heads of {geometry.name} on one rank, to read; nothing imports these files."]
     files = {}
     for name, make in (("route.py", scoring), ("summarise.py", summaries)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import shlex
 import shutil
@@ -94,14 +95,32 @@ def test_what_the_readme_shows_of_check_is_what_check_says(tmp_path: Path) -> No
     assert CliRunner().invoke(main, ["check", str(path)]).stdout == said
 
 
+def _table(text: str, start: str) -> list[list[str]]:
+    """Cells of the table whose first line starts so."""
+    block = text[text.index(start) :].split("\n\n", maxsplit=1)[0]
+    return [[c.strip() for c in line.strip("| ").split("|")] for line in block.splitlines()]
+
+
+def test_the_readme_s_rows_of_serving_are_those_that_were_measured() -> None:
+    lines = (ROOT / "benchmarks/results/sglang_models_h200.jsonl").read_text().splitlines()
+    measured = {
+        (r["rows"], round(r["context"] / 1000, 1), f"{r['ratio']:.2f} ± {r['stderr']:.2f}")
+        for r in map(json.loads, lines) if "ratio" in r
+    }  # fmt: skip
+    _, _, *rows = _table(README, "| shape | tokens attended")
+    assert len(rows) == 5
+    for _, _, load, told, ideal in rows:
+        many, long = re.findall(r"^(\d+) x ([\d.]+)K", load)[0]
+        assert (int(many), float(long), told.split(",")[0]) in measured and float(ideal) > 1
+
+
 def test_the_readme_s_rows_are_those_of_the_recorded_run(tmp_path: Path) -> None:
     # A copy: reading a database in WAL mode writes beside it.
     shutil.copy(ROOT / "docs/runs/agent-smollm2/run.db", tmp_path)
     with contextlib.closing(Store.open_to_read(tmp_path)) as store:
         board = board_of(store)
     by_id, form = {r.id: r for r in board.rows}, {f"{h} ({o})": (a, f) for h, a, f, o in COLUMNS}
-    heads, _, *rows = ([c.strip() for c in line.strip("| ").split("|")]
-                       for line in README.splitlines() if line.startswith("| "))  # fmt: skip
+    heads, _, *rows = _table(README, "| id | name")
     assert heads[:3] == ["id", "name", "from"] and len(rows) == 7
     for number, name, _, *cells in rows:
         row = by_id[int(number.removesuffix("\\*"))]

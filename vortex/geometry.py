@@ -61,7 +61,8 @@ class Geometry:
         kind: ``gqa`` (keys and values per KV head) or ``mla`` (one shared latent).
         heads, kv_heads: query heads, and heads of the KV cache (1 on MLA).
         head_dim: width of a query head (before it is absorbed, on MLA).
-        kv_lora_rank, rope_dim: parts of the MLA latent; 0 on GQA.
+        kv_lora_rank: of the MLA latent; 0 on GQA.
+        rope_dim: rotary columns of a key, the last on MLA, the first on GQA, where 0 means all.
         dense_parameters, dense_bytes: weights that every decode step reads, experts apart.
         embedding_bytes: input embedding, stored but not read (0 where it is also the output's).
         experts: the mixture, if any.
@@ -98,6 +99,13 @@ class Geometry:
         return self.head_dim if self.kind == "gqa" else self.kv_lora_rank
 
     @property
+    def rope(self) -> tuple[int, int]:
+        """Rotary columns of a key: the first of them, and how many."""
+        if self.kind == "mla":
+            return self.kv_lora_rank, self.rope_dim
+        return 0, self.rope_dim or self.head_dim
+
+    @property
     def group(self) -> int:
         """Query heads that share a KV head."""
         return self.heads // self.kv_heads
@@ -111,10 +119,10 @@ class Geometry:
 
     def sizes(self) -> dict[str, int]:
         """Extents of the geometry's axes, for ``Extent.resolve``; ``page``, ``token`` are not."""
-        rope = self.rope_dim if self.kind == "mla" else self.head_dim
+        rotary = self.rope[1]
         return {
-            "dim": self.dim, "vdim": self.vdim, "head": self.group, "rope": rope,
-            "nope": self.dim - rope,
+            "dim": self.dim, "vdim": self.vdim, "head": self.group, "rope": rotary,
+            "nope": self.dim - rotary,
         }  # fmt: skip
 
     def key_bytes(self, kv_dtype: str) -> int:
@@ -268,7 +276,7 @@ def from_values(values: Mapping[str, Any], *, name: str, source: str, where: str
         kv_heads=1 if mla else config.positive("num_key_value_heads", heads),
         head_dim=head_dim,
         kv_lora_rank=config.positive("kv_lora_rank") if mla else 0,
-        rope_dim=config.positive("qk_rope_head_dim") if mla else 0,
+        rope_dim=config.positive("qk_rope_head_dim") if mla else rotary_columns(values, head_dim),
         vocab=vocab,
         max_context=config.positive("max_position_embeddings"),
         dense_parameters=linear + other,
@@ -278,6 +286,20 @@ def from_values(values: Mapping[str, Any], *, name: str, source: str, where: str
         weight_dtype=dtype,
         source=source,
     )
+
+
+def rotary_columns(config: Mapping[str, Any], head_dim: int) -> int:
+    """Columns of a head that a model of grouped queries rotates; 0: all.
+
+    Args:
+        config: of a checkpoint; ``rotary_dim`` or ``partial_rotary_factor`` says it.
+    """
+    newer = config.get("rope_parameters")
+    share = config.get("partial_rotary_factor") or (
+        newer.get("partial_rotary_factor") if isinstance(newer, dict) else None
+    )
+    count = config.get("rotary_dim") or (int(share * head_dim) if share else 0)
+    return int(count) if 0 < int(count) < head_dim else 0
 
 
 def from_config(path: Path) -> Geometry:

@@ -63,7 +63,7 @@ KNOWN: Mapping[str, tuple[str, dict[str, Any]]] = {
             model_type="minimax_m2", num_hidden_layers=62, hidden_size=3072,
             intermediate_size=1536, num_attention_heads=48, num_key_value_heads=8, head_dim=128,
             num_local_experts=256, num_experts_per_tok=8, vocab_size=200064,
-            max_position_embeddings=204800,
+            max_position_embeddings=204800, rotary_dim=64,
         )
         | {"quantization_config": {"quant_method": "fp8"}},
     ),

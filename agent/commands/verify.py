@@ -97,7 +97,7 @@ def _checks(
     latent = model.kind == "mla"
     shape = Shape(
         min(2, model.kv_heads), model.group, model.dim, model.vdim if latent else None,
-        (model.vdim, model.rope_dim) if latent else None,
+        model.rope,
     )  # fmt: skip
     problem = disagreement(candidate, shape, seed=1)
     agree = f"the CPU backend and the reference agree (heads of {model.name})"

@@ -78,16 +78,6 @@ class DeviceTiming:
     mismatch: str | None = None
 
 
-def shapes_of(geometry: Geometry) -> Shapes:
-    """Heads of a target, for kernels."""
-    dim, latent = geometry.dim, geometry.kind == "mla"
-    rope = (dim - geometry.rope_dim, geometry.rope_dim) if latent else (0, dim)
-    return Shapes(
-        geometry.group, dim, geometry.vdim, rope, geometry.layers,
-        (dim, dim if latent else geometry.vdim),
-    )  # fmt: skip
-
-
 def filled_pool(
     geometry: Geometry,
     workload: Workload,
@@ -141,7 +131,7 @@ def setting_of(
         geometry.vdim, candidate.page_size, workload.context, attended, index_bytes,
     )  # fmt: skip
     return Setting(
-        shapes_of(geometry), geometry.head_dim**-0.5,
+        Shapes.of(geometry), geometry.head_dim**-0.5,
         workload.context, dense_layers(candidate, geometry.layers, geometry.layers),
         schedule or schedule_for(torch.cuda.get_device_name(), shape),
     )  # fmt: skip

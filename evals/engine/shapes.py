@@ -27,7 +27,7 @@ _MORE: Mapping[str, Mapping[str, Any]] = {
     "minimax_m2": {
         "architectures": ["MiniMaxM2ForCausalLM"], "scoring_func": "sigmoid",
         "use_routing_bias": True, "use_qk_norm": True, "qk_norm_type": "per_layer",
-        "rotary_dim": 64, "partial_rotary_factor": 0.5, "shared_intermediate_size": 0,
+        "partial_rotary_factor": 0.5, "shared_intermediate_size": 0,
     },
 }  # fmt: skip
 

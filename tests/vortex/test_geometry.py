@@ -11,7 +11,7 @@ import pytest
 
 from vortex.devices import DEVICES, Device, device
 from vortex.errors import VortexError
-from vortex.geometry import GEOMETRIES, Workload, from_config, geometry
+from vortex.geometry import GEOMETRIES, Workload, from_config, geometry, rotary_columns
 
 LLAMA: dict[str, Any] = {
     "model_type": "llama",
@@ -66,6 +66,21 @@ def test_gqa_routes_per_kv_head() -> None:
     assert geometry("qwen3-4b").sizes() == {
         "dim": 128, "vdim": 128, "head": 4, "rope": 128, "nope": 0,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "columns"),
+    [({"rotary_dim": 64}, 64), ({"partial_rotary_factor": 0.25}, 32), ({}, 0),
+     ({"rope_parameters": {"partial_rotary_factor": 0.5}}, 64), ({"rotary_dim": 128}, 0)],
+)  # fmt: skip
+def test_models_that_rotate_a_part_of_a_head_have_a_rest(
+    config: dict[str, Any], columns: int
+) -> None:
+    assert rotary_columns(config, 128) == columns
+    sizes = geometry("minimax-m2.7").sizes()
+    assert (sizes["rope"], sizes["nope"]) == (64, 64)
+    assert geometry("minimax-m2.7").rope == (0, 64)
+    assert geometry("glm-4.7-flash").rope == (512, 64)
 
 
 def test_a_batch_reads_more_experts_up_to_all() -> None:

@@ -35,7 +35,7 @@ def check_kernels(
     size, latent = candidate.page_size, geometry.kind == "mla"
     heads = min(kv_heads, geometry.kv_heads)
     dim, vdim = geometry.dim, geometry.vdim
-    rope = (vdim, geometry.rope_dim) if latent else (0, dim)
+    rope = geometry.rope
     g = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from vortex.geometry import Geometry
 from vortex.ir import Candidate, Node
 from vortex.schedule import padded
 from vortex.storage import BITS
@@ -32,6 +33,19 @@ class Shapes:
     layers: int
     token_stride: tuple[int, int]
     share: float = 1.0
+
+    @staticmethod
+    def of(geometry: Geometry, *, heads_of_a_row: int = 1) -> Shapes:
+        """Of a model.
+
+        Args:
+            heads_of_a_row: KV heads whose columns lie together in a token's row of the pool.
+        """
+        dim, vdim = geometry.dim, geometry.dim if geometry.kind == "mla" else geometry.vdim
+        strides = (heads_of_a_row * dim, heads_of_a_row * vdim)
+        return Shapes(
+            geometry.group, geometry.dim, geometry.vdim, geometry.rope, geometry.layers, strides
+        )
 
     def sizes(self, page_size: int) -> dict[str, int]:
         """Extents of the geometry's axes."""

@@ -17,7 +17,7 @@ def launch_plan(candidate: Candidate, geometry: Geometry) -> tuple[str, ...]:
 
     Needs neither Triton nor a device.
     """
-    shapes = _shapes(geometry)
+    shapes = Shapes.of(geometry)
     if plan_of(candidate.select).everything:
         return ("attend to every page",)
     lines = []
@@ -45,7 +45,7 @@ def unservable(candidate: Candidate, geometry: Geometry | None) -> str:
     or where the shapes are not known."""
     if geometry is None or plan_of(candidate.select).everything:
         return ""
-    shapes = _shapes(geometry)
+    shapes = Shapes.of(geometry)
     try:
         if candidate.fields:
             summaries(candidate, shapes)
@@ -54,13 +54,6 @@ def unservable(candidate: Candidate, geometry: Geometry | None) -> str:
     except Unfused as reason:
         return reason.message
     return ""
-
-
-def _shapes(geometry: Geometry) -> Shapes:
-    dim, vdim = geometry.dim, geometry.vdim
-    rope = (dim - geometry.rope_dim, geometry.rope_dim) if geometry.kind == "mla" else (0, dim)
-    strides = (dim, dim if geometry.kind == "mla" else vdim)
-    return Shapes(geometry.group, dim, vdim, rope, geometry.layers, strides)
 
 
 def _followed(candidate: Candidate, shapes: Shapes) -> list[str]:

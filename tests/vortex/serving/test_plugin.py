@@ -158,7 +158,8 @@ def runner(**settings: Any) -> Any:
     """Stands for a ModelRunner that has loaded a model and made its pools."""
     config = SimpleNamespace(
         is_encoder_decoder=False, has_attention_sinks=False, is_local_attention_model=False,
-        num_hidden_layers=2, num_attention_heads=4, context_len=128, dtype=torch.bfloat16,
+        num_hidden_layers=2, num_attention_heads=4, context_len=128,
+        dtype=torch.bfloat16, hf_text_config=SimpleNamespace(),
         get_total_num_kv_heads=lambda: 2,
     )  # fmt: skip
     return SimpleNamespace(

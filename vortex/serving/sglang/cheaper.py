@@ -74,7 +74,7 @@ def _geometry(served: Served) -> Geometry:
         name="served", kind=served.kind, layers=served.layers, hidden=0,
         heads=served.group * served.kv_heads, kv_heads=served.kv_heads, head_dim=served.dim,
         kv_lora_rank=served.vdim if latent else 0,
-        rope_dim=served.dim - served.vdim if latent else 0, vocab=0, max_context=served.context,
+        rope_dim=served.rope[1], vocab=0, max_context=served.context,
         dense_parameters=0, dense_bytes=0, embedding_bytes=0, experts=None, weight_dtype="bf16",
         source="the engine",
     )  # fmt: skip

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from vortex.errors import ExitCode, VortexError
+from vortex.geometry import rotary_columns
 from vortex.serving.sglang.bookkeeping import rank_heads
 
 SUPPORTED = ("0.5.16",)
@@ -98,8 +99,8 @@ ATTRIBUTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
      ("forward_mode", "batch_size", "seq_lens", "seq_lens_cpu", "req_pool_indices",
       "out_cache_loc", "extend_prefix_lens_cpu", "extend_seq_lens_cpu")),
     ("sglang.srt.configs.model_config", "ModelConfig",
-     ("context_len", "dtype", "num_hidden_layers", "num_attention_heads", "is_encoder_decoder",
-      "has_attention_sinks", "is_local_attention_model")),
+     ("context_len", "dtype", "hf_text_config", "num_hidden_layers", "num_attention_heads",
+      "is_encoder_decoder", "has_attention_sinks", "is_local_attention_model")),
     (_POOLS, "ReqToTokenPool", ("req_to_token",)),
     (_POOLS, "KVCache", ("start_layer", "page_size")),
     (_POOLS, "MHATokenToKVPool", ("use_hnd", "kv_cache_layout", "post_capture_active")),
@@ -288,6 +289,11 @@ def _check_layer(layer: Any, buffer: Tensor) -> None:
     scales = (getattr(layer, "k_scale_float", None), getattr(layer, "v_scale_float", None))
     if buffer.element_size() == 1 and any(s not in (None, 1.0) for s in scales):
         raise unsupported(f"{where} scales its cache, which sparse layers do not take")
+
+
+def rotary(runner: Any, dim: int) -> int:
+    """Columns of a head of grouped queries that the model rotates."""
+    return rotary_columns(vars(runner.model_config.hf_text_config), dim) or dim
 
 
 def heads_of(runner: Any, layer: Layer, *, shared: bool) -> tuple[int, int]:

@@ -96,7 +96,7 @@ def _served(runner: Any, *, shared: bool) -> tuple[Any, list[int]]:
     one = next(iter(layers.values()))
     group, kv_heads = internals.heads_of(runner, one, shared=shared)
     latent = bool(runner.use_mla_backend)
-    rope = (one.vdim, one.dim - one.vdim) if latent else (0, one.dim)
+    rope = (one.vdim, one.dim - one.vdim) if latent else (0, internals.rotary(runner, one.dim))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return Served(
         "mla" if latent else "gqa", len(layers), group, kv_heads, one.dim, one.vdim, rope,
