@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +33,26 @@ from vortex.trials import try_choices
 _DEFAULTS = RunConfig()  # one target and workload for check, evaluate and start
 
 
+_PRICED: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
+    click.argument("file", type=click.Path(path_type=Path)),
+    click.option("--knob", "knobs", multiple=True, help="NAME=VALUE; others take their defaults."),
+    click.option("--model", default=_DEFAULTS.model, show_default=True, help="Target model."),
+    click.option("--device", default=_DEFAULTS.price_for, show_default=True),
+    click.option("--context", default=_DEFAULTS.context, show_default=True),
+    click.option("--batch", default=_DEFAULTS.batch, show_default=True),
+    click.option("--json", "as_json", is_flag=True),
+)
+
+
+def _priced(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of what is said of a program at a target."""
+    for option in reversed(_PRICED):
+        command = option(command)
+    return command
+
+
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--knob", "knobs", multiple=True, help="NAME=VALUE; others take their defaults.")
-@click.option("--model", default=_DEFAULTS.model, show_default=True, help="Target model.")
-@click.option("--device", default=_DEFAULTS.price_for, show_default=True)
-@click.option("--context", default=_DEFAULTS.context, show_default=True)
-@click.option("--batch", default=_DEFAULTS.batch, show_default=True)
-@click.option("--json", "as_json", is_flag=True)
+@_priced
 def check(
     file: Path, knobs: tuple[str, ...], model: str, device: str, context: int, batch: int,
     as_json: bool,
@@ -116,13 +128,7 @@ def _serving(lacks: str | None) -> str:
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--knob", "knobs", multiple=True, help="NAME=VALUE; others take their defaults.")
-@click.option("--model", default=_DEFAULTS.model, show_default=True, help="Target model.")
-@click.option("--device", default=_DEFAULTS.price_for, show_default=True)
-@click.option("--context", default=_DEFAULTS.context, show_default=True)
-@click.option("--batch", default=_DEFAULTS.batch, show_default=True)
-@click.option("--json", "as_json", is_flag=True)
+@_priced
 def price(
     file: Path, knobs: tuple[str, ...], model: str, device: str, context: int, batch: int,
     as_json: bool,
