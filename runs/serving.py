@@ -8,8 +8,11 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
 from runs.board import Board, Row
+from vortex.cost import price
+from vortex.devices import DEVICES
 from vortex.geometry import Geometry
 from vortex.ir import Candidate
+from vortex.workload import Workload
 
 _PACKAGES = ("vortex-search", "torch", "triton", "sglang")
 
@@ -23,8 +26,11 @@ export SGLANG_VORTEX_PROGRAM
 model=$1
 shift
 exec python -m sglang.launch_server --model-path "$model" --attention-backend vortex \\
-    --page-size {page} "$@"
+    --page-size {page}{memory} "$@"
 """
+_SHARE = 1 / 12  # of the cache: fields beyond that do not fit beside SGLang's own fraction
+_ANY = Workload(batch=1, context=32768)  # shares do not depend on it
+_FRACTION = 0.8  # of the GPU's memory, for weights, cache and fields together
 
 _VERIFY = '''"""Checks this folder; takes the options of `vortex-search verify`."""
 
@@ -48,13 +54,23 @@ def serving_files(
     """
     from vortex.triton.launches import unservable
 
-    serve = {"serve.sh": _SERVE.format(page=engine_page(candidate, geometry))}
+    page, memory = engine_page(candidate, geometry), memory_option(candidate, geometry)
+    serve = {"serve.sh": _SERVE.format(page=page, memory=memory)}
     return {
         **_kernels(candidate, geometry),
         **({} if unservable(candidate, geometry) else serve),
         "verify.py": _VERIFY,
         "evidence.json": json.dumps(_evidence(row, board, candidate), indent=2) + "\n",
     }
+
+
+def memory_option(candidate: Candidate, geometry: Geometry | None) -> str:
+    """What leaves room for the program's fields, which lie outside SGLang's fraction of the memory,
+    where its default does not."""
+    if geometry is None:
+        return ""
+    share = price(candidate, geometry, _ANY, DEVICES["h200"]).index_share
+    return f" --mem-fraction-static {_FRACTION / (1 + share):.2f}" if share > _SHARE else ""
 
 
 def engine_page(candidate: Candidate, geometry: Geometry | None) -> int:

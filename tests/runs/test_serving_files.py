@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from runs.export import export
-from runs.serving import engine_page, serving_files
+from runs.serving import engine_page, memory_option, serving_files
 from tests.runs.synthetic import board, row
 from vortex.compile import compile_text
 from vortex.exported import mismatches, read_exported
@@ -69,6 +69,14 @@ def test_the_start_script_names_the_folder_the_backend_and_the_pages(tmp_path: P
 @pytest.mark.parametrize(("geometry", "page"), [(GQA, 16), (MLA, 64), (None, 16)])
 def test_the_engines_pages_suit_the_program_and_the_prefill(geometry: object, page: int) -> None:
     assert engine_page(compile_text(TEXT), geometry) == page  # type: ignore[arg-type]
+
+
+def test_fields_that_are_large_get_room_beside_the_engines_cache() -> None:
+    light = compile_text(TEXT)
+    assert memory_option(light, GQA) == "" == memory_option(light, None)
+    whole = compile_text((SEEDS.parent / "library" / "token_select.py").read_text())
+    assert whole.fields  # a copy of every key
+    assert float(memory_option(whole, GQA).split()[1]) < 0.75
 
 
 def test_an_export_for_an_unknown_target_has_all_but_kernels() -> None:
