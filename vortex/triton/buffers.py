@@ -51,8 +51,8 @@ class Buffers:
 
     Attributes:
         pages: int32 ``[row, kv_head, slot]``, chosen physical pages; counts: how many.
-        scratch: float32, what scoring keeps per page.
-        counter: int32, zero between launches.
+        scratch: float32, flat, row * kv_head * channel * page: what scoring keeps of each page.
+        counter: int32 ``[row * kv_head]``, zero between launches.
         workspace, full_workspace: of attention over lists, and over everything.
         slots: int32 ``[row]``, where picks and states of a row are kept.
         ranks: int32 ``[row]``, 0 where a row lists again what was picked (Scoring.keeps).

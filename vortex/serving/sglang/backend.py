@@ -202,7 +202,15 @@ class VortexBackend:
         self, q: Tensor, k: Tensor, v: Tensor, layer: Any, forward_batch: Any,
         save_kv_cache: bool = True, **kwargs: Any,
     ) -> Any:  # fmt: skip
-        """Attention of one layer, by the mode of the batch."""
+        """Attention of one layer, by the mode of the batch.
+
+        Args:
+            q: ``[token, head * dim]`` of this rank; k: ``[token, kv_head * dim]``; v: likewise. On
+                MLA the latent parts, with ``q_rope`` and ``k_rope`` beside them or joined.
+
+        Returns:
+            ``[token, head * vdim]``.
+        """
         mode = forward_batch.forward_mode
         if mode.is_idle():
             return self.inner.forward(q, k, v, layer, forward_batch, save_kv_cache, **kwargs)
@@ -227,7 +235,14 @@ class VortexBackend:
         self, q: Tensor, k: Tensor | None, v: Tensor | None, layer: Any, forward_batch: Any,
         save_kv_cache: bool = True, **kwargs: Any,
     ) -> Any:  # fmt: skip
-        """One token of every sequence: ``[row, head * vdim]``."""
+        """One token of every sequence: ``[row, head * vdim]``.
+
+        Args:
+            k, v: None where they are in the pool already.
+
+        Raises:
+            VortexError: E804, the model gives attention what sparse layers do not take.
+        """
         sparse, step, number = self.sparse, self._step, layer.layer_id
         if self.dense or step is None or number not in sparse.layers:
             return self.inner.forward_decode(
