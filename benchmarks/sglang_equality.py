@@ -178,11 +178,12 @@ def main() -> None:
         return
     args.out.mkdir(parents=True, exist_ok=True)
     tapped = tempfile.mkdtemp(prefix="tap-")
-    program = args.program or centroid(
+    program = args.program.resolve() if args.program else centroid(
         sizes(args.device).budget, page=PAGES[args.shape], more=args.policies
-    )
+    )  # fmt: skip
+    model = ["--model", str(args.model.resolve())] if args.model else []  # it runs elsewhere
     stage = Stage(
-        "equality", __file__, [*sys.argv[1:], "--tapped", tapped], program,
+        "equality", __file__, [*sys.argv[1:], *model, "--tapped", tapped], program,
         {"SGLANG_VORTEX_TAP": tapped, "SGLANG_VORTEX_TAP_STEPS": "3"},
     )  # fmt: skip
     found = run_stage(stage, args.out, args.seconds, args.device)
