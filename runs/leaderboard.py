@@ -39,6 +39,9 @@ def facts(board: Board) -> list[str]:
         "loss gap: 0 = full attention, 1 = random pages; mean of needle and copy; "
         "± one standard error over contexts",
     ]
+    if board.engine:
+        lines.insert(4, f"engine speed-up: decode rate over full attention's, measured in "
+                        f"{board.engine}")  # fmt: skip
     if board.standin_note:
         lines.insert(1, f"STAND-IN: {board.standin_note}")
     if board.controls_problem:

@@ -1,0 +1,125 @@
+"""What a run knows of its candidates in an inference engine, as views show it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from evals.engine.outcome import SPEEDUP
+from evals.result import Metric, Stage, Status
+from runs.store import Store
+
+SETTINGS, PLACE = "settings", "place"  # of the environment of a result
+_MAIN = ("decode_", "mean@", "_ratio")
+
+
+class Setting(NamedTuple):
+    """What two numbers must share to stand in one column."""
+
+    place: str
+    device: str
+    model: str
+    workload: str
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFigure:
+    """One measured number of a candidate.
+
+    Attributes:
+        name: ``engine_...`` in an engine, ``local_...`` by our own executor without one; full
+            attention's have ``full_`` after that.
+        place: engine and version, and whether weights were random.
+    """
+
+    name: str
+    value: float
+    error: float | None
+    n: int
+    unit: str
+    origin: str
+    device: str
+    model: str
+    workload: str
+    place: str
+
+    @property
+    def setting(self) -> Setting:
+        """What it was measured on."""
+        return Setting(self.place, self.device, self.model, self.workload)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineResult:
+    """One evaluation of a candidate; ``settings`` identifies what was asked for."""
+
+    rung: int
+    settings: str
+    status: Status
+    message: str
+    figures: tuple[EngineFigure, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether asking again would only repeat it."""
+        return self.status != Status.OK or not self.message
+
+
+def engine_results(store: Store) -> dict[int, list[EngineResult]]:
+    """Of every candidate that has some, oldest first."""
+    where, found = store.environments(Stage.ENGINE), dict[int, list[EngineResult]]()
+    if not where:
+        return found
+    for candidate, stages in store.stages().items():
+        for s in stages:
+            if s.stage == Stage.ENGINE:
+                facts = where[candidate, s.rung]
+                figures = tuple(_figure(m, facts.get(PLACE, "unknown engine")) for m in s.metrics)
+                result = EngineResult(s.rung, facts.get(SETTINGS, ""), s.status, s.message, figures)
+                found.setdefault(candidate, []).append(result)
+    return found
+
+
+def _figure(m: Metric, place: str) -> EngineFigure:
+    return EngineFigure(
+        m.name, m.value, m.stderr, m.n, m.unit, m.origin, m.device, m.model, m.workload, place
+    )
+
+
+def latest(results: Iterable[EngineResult]) -> tuple[EngineFigure, ...]:
+    """Every number as it was measured last on its setting."""
+    found = {(f.name, f.setting): f for r in results for f in r.figures}
+    return tuple(found.values())
+
+
+def column(figures: Mapping[int, Sequence[EngineFigure]]) -> Setting | None:
+    """The setting on which most candidates have a decode speed-up: one column holds one only."""
+    known = Counter(f.setting for mine in figures.values() for f in mine if f.name == SPEEDUP)
+    return max(known, key=lambda s: (known[s], s)) if known else None
+
+
+def at(figures: Sequence[EngineFigure], name: str, setting: Setting | None) -> EngineFigure | None:
+    """A candidate's number on a setting."""
+    return next((f for f in figures if f.name == name and f.setting == setting), None)
+
+
+def main_figures(figures: Sequence[EngineFigure]) -> list[EngineFigure]:
+    """Decode rates, shares right, and what compares them: what a summary shows."""
+    return [f for f in figures if any(part in f.name for part in _MAIN)]
+
+
+def said(setting: Setting) -> str:
+    """A setting in words."""
+    return f"{setting.place}, on {setting.device}, {setting.model}, {setting.workload}"
+
+
+def figure_line(figure: EngineFigure) -> str:
+    """A number with error, n, unit, workload, and how and where it was obtained."""
+    error = "" if figure.error is None else f" ± {figure.error:.4g}"
+    unit = "" if figure.unit == "1" else f" {figure.unit}"
+    return (
+        f"{figure.name} {figure.value:.4g}{error}{unit} (n = {figure.n}; {figure.workload}); "
+        f"{figure.origin} in {figure.place} on {figure.device}, {figure.model}"
+    )
