@@ -18,6 +18,7 @@ from agent.commands.serve_eval_options import Options
 from agent.engine_stage import Asked, Outcome, chosen_of, evaluate_chosen
 from agent.presentation import board_of
 from evals.engine.engine import digest
+from evals.engine.sglang_engine import INNER
 from runs.board import Board, Row
 from runs.engine import figure_line, main_figures
 from runs.naming import find_run
@@ -122,7 +123,7 @@ def settings_of(options: Options) -> str:
     if options.problems is not None:
         with contextlib.suppress(OSError):  # said by what reads it
             asked["problems"] = hashlib.sha256(options.problems.read_bytes()).hexdigest()
-    return digest(asked)
+    return digest(asked, os.environ.get(INNER, ""))
 
 
 def _state(outcome: Outcome) -> str:

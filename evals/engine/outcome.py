@@ -46,6 +46,8 @@ def place_of(report: EngineReport) -> str:
     rival = full.get("attention_backend", "")
     if rival and rival != sparse.get("attention_backend", rival):
         parts.append(f"full attention by {rival} in an engine of its own")
+    elif facts.get("inner_backend"):
+        parts.append(f"full attention by {facts['inner_backend']}")
     return ", ".join(parts)
 
 
