@@ -16,7 +16,7 @@ from evals.engine.outcome import place_of, result_of
 from evals.engine.report import EngineReport
 from evals.evaluator import EVALUATOR_VERSION
 from evals.result import Evaluation
-from runs.engine import PLACE, SETTINGS, engine_results
+from runs.engine import NOTES, PLACE, SETTINGS, engine_results
 from runs.store import Store
 from vortex.compile import compile_text
 from vortex.errors import ExitCode, VortexError
@@ -119,7 +119,8 @@ def record(
     result = result_of(report, rung=rung, seconds=seconds)
     if result is None:
         return "; ".join(report.failures) or "nothing was measured"
-    facts = {SETTINGS: settings, PLACE: place_of(report)}
+    notes = "\n".join(" ".join(note.split()) for note in report.notes)
+    facts = {SETTINGS: settings, PLACE: place_of(report), NOTES: notes}
     engine = report.engines.get("sparse") or next(iter(report.engines.values()), {})
     evaluation = Evaluation(
         evaluator_version=EVALUATOR_VERSION, structure_hash=s.record.structure_hash,

@@ -13,7 +13,7 @@ from agent.targets import standin_note
 from evals.engine.outcome import SPEEDUP
 from evals.result import Sample
 from runs.board import Board, Cell, Row
-from runs.engine import EngineFigure, at, column, engine_results, latest, said
+from runs.engine import EngineFigure, at, column, engine_results, latest, notes_of, said
 from runs.ledger import Ledger
 from runs.quality import RANKED_TASKS, Estimate, by_context, estimate, scale_of
 from runs.records import RunConfig
@@ -26,14 +26,18 @@ def board_of(store: Store) -> Board:
     now = standings(store, config)
     members = {s.record.id for s in now.front()}
     sealed = sealed_losses(store, now)
-    served = {i: latest(results) for i, results in engine_results(store).items()}
+    results = engine_results(store)
+    served = {i: latest(found) for i, found in results.items()}
     setting = column(served)
     rows = []
     for i, s in now.by_id.items():
         row = _row(s, now, i in members, sealed)
         mine = served.get(i, ())
         speedup = _in_engine(at(mine, SPEEDUP, setting))
-        rows.append(dataclasses.replace(row, engine=mine, engine_speedup=speedup))
+        notes = notes_of(results.get(i, ()))
+        rows.append(
+            dataclasses.replace(row, engine=mine, engine_speedup=speedup, engine_notes=notes)
+        )
     rows.sort(key=_order)
     proposed = [s for s in now.by_id.values() if not s.record.control]
     states = Counter(str(s.status or "waiting") for s in proposed)

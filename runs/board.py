@@ -24,8 +24,8 @@ class Row:
     part where the board says so), ``step_*`` and ``index_bytes`` predicted.
 
     Attributes:
-        engine: all that was measured of it in an engine; ``engine_speedup`` is the decode speed-up
-            on the board's setting.
+        engine: all that was measured of it in an engine; ``engine_notes``: what that is not;
+            ``engine_speedup``: the decode speed-up on the board's setting.
     """
 
     id: int
@@ -61,6 +61,7 @@ class Row:
     gpu_tokens_per_second: Cell = Cell(None)
     engine_speedup: Cell = Cell(None)
     engine: tuple[EngineFigure, ...] = ()
+    engine_notes: tuple[str, ...] = ()
 
     @property
     def contexts(self) -> int | None:

@@ -11,7 +11,7 @@ from evals.engine.outcome import SPEEDUP
 from evals.result import Metric, Stage, Status
 from runs.store import Store
 
-SETTINGS, PLACE = "settings", "place"  # of the environment of a result
+SETTINGS, PLACE, NOTES = "settings", "place", "notes"  # of the environment of a result
 _MAIN = ("decode_", "mean@", "_ratio")
 
 
@@ -53,12 +53,18 @@ class EngineFigure:
 
 @dataclass(frozen=True, slots=True)
 class EngineResult:
-    """One evaluation of a candidate; ``settings`` identifies what was asked for."""
+    """One evaluation of a candidate.
+
+    Attributes:
+        settings: identifies what was asked for.
+        notes: what its numbers are not, a line each.
+    """
 
     rung: int
     settings: str
     status: Status
     message: str
+    notes: tuple[str, ...]
     figures: tuple[EngineFigure, ...]
 
     @property
@@ -77,7 +83,10 @@ def engine_results(store: Store) -> dict[int, list[EngineResult]]:
             if s.stage == Stage.ENGINE:
                 facts = where[candidate, s.rung]
                 figures = tuple(_figure(m, facts.get(PLACE, "unknown engine")) for m in s.metrics)
-                result = EngineResult(s.rung, facts.get(SETTINGS, ""), s.status, s.message, figures)
+                result = EngineResult(
+                    s.rung, facts.get(SETTINGS, ""), s.status, s.message,
+                    tuple(facts.get(NOTES, "").splitlines()), figures,
+                )  # fmt: skip
                 found.setdefault(candidate, []).append(result)
     return found
 
@@ -92,6 +101,11 @@ def latest(results: Iterable[EngineResult]) -> tuple[EngineFigure, ...]:
     """Every number as it was measured last on its setting."""
     found = {(f.name, f.setting): f for r in results for f in r.figures}
     return tuple(found.values())
+
+
+def notes_of(results: Iterable[EngineResult]) -> tuple[str, ...]:
+    """What a reader of the numbers must know, each once."""
+    return tuple(dict.fromkeys(note for r in results for note in r.notes))
 
 
 def column(figures: Mapping[int, Sequence[EngineFigure]]) -> Setting | None:
@@ -112,14 +126,25 @@ def main_figures(figures: Sequence[EngineFigure]) -> list[EngineFigure]:
 
 def said(setting: Setting) -> str:
     """A setting in words."""
-    return f"{setting.place}, on {setting.device}, {setting.model}, {setting.workload}"
+    return f"{setting.place} on {setting.device}, {setting.model}, {setting.workload}"
 
 
-def figure_line(figure: EngineFigure) -> str:
-    """A number with error, n, unit, workload, and how and where it was obtained."""
+def figure_lines(figures: Sequence[EngineFigure]) -> list[str]:
+    """Numbers by where they were measured, full attention's beside the program's own."""
+    lines = []
+    for setting in dict.fromkeys(f.setting for f in figures):
+        mine = {f.name: f for f in figures if f.setting == setting}
+        lines.append(f"measured in {said(setting)}:")
+        for name, f in mine.items():
+            prefix, _, rest = name.partition("_")
+            if rest.startswith("full_") and f"{prefix}_{rest.removeprefix('full_')}" in mine:
+                continue
+            full = mine.get(f"{prefix}_full_{rest}")
+            beside = f"; full attention {_number(full)}" if full else ""
+            lines.append(f"  {rest} {_number(f)}{beside} (n = {f.n})")
+    return lines
+
+
+def _number(figure: EngineFigure) -> str:
     error = "" if figure.error is None else f" ± {figure.error:.4g}"
-    unit = "" if figure.unit == "1" else f" {figure.unit}"
-    return (
-        f"{figure.name} {figure.value:.4g}{error}{unit} (n = {figure.n}; {figure.workload}); "
-        f"{figure.origin} in {figure.place} on {figure.device}, {figure.model}"
-    )
+    return f"{figure.value:.4g}{error}{'' if figure.unit == '1' else f' {figure.unit}'}"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from evals.engine.outcome import ENGINE
 from runs.board import MORE, UNITS, Board, Row, cell_of, columns, finite, shown, workload_of
-from runs.engine import EngineFigure, figure_line, main_figures
+from runs.engine import EngineFigure, figure_lines, main_figures
 from runs.leaderboard import escaped, facts
 from vortex.errors import ExitCode, VortexError, unwritable
 
@@ -199,10 +199,10 @@ def _unverified(row: Row, board: Board) -> str:
     if answered:
         parts.append("Answers of our own executor, without an engine:\n\n" + _figures(answered))
     if served:
-        parts.append("Measured in an inference engine, beside full attention where a name says "
-                     "speedup, ratio or difference:\n\n" + _figures(served))  # fmt: skip
+        parts.append("Served in an inference engine, beside full attention:\n\n" + _figures(served))
         parts.append("`vortex-search verify FOLDER --model MODEL` checks it again where it serves.")
-    else:
+    parts += [escaped(note) for note in row.engine_notes]
+    if not served:
         parts.append(
             "Not verified: it has not been served in an inference engine; "
             "`vortex-search verify FOLDER --model MODEL` and `vortex-search serve-eval FOLDER` do."
@@ -211,4 +211,6 @@ def _unverified(row: Row, board: Board) -> str:
 
 
 def _figures(figures: Sequence[EngineFigure]) -> str:
-    return "\n".join(f"- {escaped(figure_line(f))}" for f in figures)
+    """A list; the lines of a setting below it."""
+    lines = figure_lines(figures)
+    return "\n".join(f"{'  ' if x[0] == ' ' else ''}- {escaped(x.strip())}" for x in lines)

@@ -21,7 +21,7 @@ from agent.sealing import Sealing, members, seal
 from agent.standing import Standing, standings
 from agent.view import View
 from runs.board import Board, cell_of, columns, shown
-from runs.engine import figure_line
+from runs.engine import figure_lines
 from runs.export import BEST_RULE, best_of
 from runs.leaderboard import render_csv, render_json, render_markdown, render_terminal
 from runs.ledger import Ledger
@@ -150,8 +150,8 @@ def show(words: tuple[str, ...], run: str | None, as_json: bool, runs_dir: Path)
     click.echo(", ".join(f"{k} = {v}" for k, v in row.knobs.items()))
     for title, attribute, form, origin in columns(board):
         click.echo(f"  {title:15} {shown(cell_of(row, attribute), form):>18}  {origin}")
-    for figure in row.engine:
-        click.echo(f"  {printable(figure_line(figure), limit=400)}")
+    for line in (*figure_lines(row.engine), *row.engine_notes):
+        click.echo(f"  {printable(line, limit=400)}")
     if row.message:
         click.echo("\n".join(printable(line) for line in row.message.splitlines()))
     click.echo()

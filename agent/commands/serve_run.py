@@ -20,7 +20,7 @@ from agent.presentation import board_of
 from evals.engine.engine import digest
 from evals.engine.sglang_engine import INNER
 from runs.board import Board, Row
-from runs.engine import figure_line, main_figures
+from runs.engine import figure_lines, main_figures
 from runs.naming import find_run
 from runs.store import Store
 from vortex.errors import ExitCode, VortexError, printable
@@ -153,6 +153,6 @@ def _lines(board: Board, outcomes: Sequence[Outcome]) -> list[str]:
     for _, row in _rows(board, outcomes):
         star = "*" if row.on_front else " "
         lines.append(f" {star}{row.id:>4} {printable(row.name, limit=24)}")
-        said = [printable(figure_line(f), limit=400) for f in main_figures(row.engine)]
-        lines += [f"        {text}" for text in said or ["nothing was measured"]]
+        text = figure_lines(main_figures(row.engine)) or ["nothing was measured"]
+        lines += [f"        {printable(line, limit=400)}" for line in text]
     return lines
