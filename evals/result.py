@@ -58,6 +58,9 @@ class Metric(Record):
     device: str
     model: str
     workload: str
+    interval: tuple[float, float] | None = Field(
+        default=None, description="of 95%, where it says more than the error: shares, few units"
+    )
 
 
 class Sample(Record):

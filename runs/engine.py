@@ -26,7 +26,7 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class EngineFigure:
-    """One measured number of a candidate.
+    """One measured number of a candidate, as in its record.
 
     Attributes:
         name: ``engine_...`` in an engine, ``local_...`` by our own executor without one; full
@@ -44,6 +44,7 @@ class EngineFigure:
     model: str
     workload: str
     place: str
+    interval: tuple[float, float] | None = None
 
     @property
     def setting(self) -> Setting:
@@ -93,8 +94,9 @@ def engine_results(store: Store) -> dict[int, list[EngineResult]]:
 
 def _figure(m: Metric, place: str) -> EngineFigure:
     return EngineFigure(
-        m.name, m.value, m.stderr, m.n, m.unit, m.origin, m.device, m.model, m.workload, place
-    )
+        m.name, m.value, m.stderr, m.n, m.unit, m.origin, m.device, m.model, m.workload, place,
+        m.interval,
+    )  # fmt: skip
 
 
 def latest(results: Iterable[EngineResult]) -> tuple[EngineFigure, ...]:
@@ -147,4 +149,6 @@ def figure_lines(figures: Sequence[EngineFigure]) -> list[str]:
 
 def _number(figure: EngineFigure) -> str:
     error = "" if figure.error is None else f" ± {figure.error:.4g}"
-    return f"{figure.value:.4g}{error}{'' if figure.unit == '1' else f' {figure.unit}'}"
+    interval = f" [{figure.interval[0]:.4g}, {figure.interval[1]:.4g}]" if figure.interval else ""
+    unit = "" if figure.unit == "1" else f" {figure.unit}"
+    return f"{figure.value:.4g}{error}{interval}{unit}"

@@ -68,4 +68,8 @@ def _metric(figure: Figure, prefix: str) -> Metric:
     of_full = "full_" if figure.mode == "full" else ""
     m = figure.metric
     work = m.workload if m.workload.startswith(figure.where) else f"{figure.where}, {m.workload}"
-    return m.model_copy(update={"name": f"{prefix}{of_full}{m.name}", "workload": work})
+    known = figure.low is not None and figure.high is not None
+    return m.model_copy(update={
+        "name": f"{prefix}{of_full}{m.name}", "workload": work,
+        "interval": (figure.low, figure.high) if known else None,
+    })  # fmt: skip
