@@ -397,3 +397,22 @@ def test_another_backend_of_full_attention_is_another_setting(
         monkeypatch.setenv("SGLANG_VORTEX_INNER", inner)
         assert vortex(runs_dir, *base).exit_code == 0
     assert len(started) == 2
+
+
+def test_a_candidate_of_which_one_load_was_not_measured_is_measured_again(
+    runs_dir: Path, model: Path, engines: Making
+) -> None:
+    base = ("serve-eval", "latest", "--model", model, "--throughput", "2x32,3x32", "--pairs", "2",
+            "--id", 3)  # fmt: skip
+    first_load = 20  # calls of an engine
+    engines(cached=lambda call: 0 if call <= first_load else 100 * call)
+    done = vortex(runs_dir, *base)
+    assert done.exit_code == 1 and "NOT MEASURED: 3 x 32: caches served" in done.stderr
+    (partial,) = engine_results(read(runs_dir))[3]
+    assert {f.workload.partition(" tokens")[0] for f in partial.figures} == {"2 x 32"}
+    assert 3 in front_of(runs_dir)
+    started = engines()
+    assert vortex(runs_dir, *base).exit_code == 0
+    assert vortex(runs_dir, *base).exit_code == 0 and len(started) == 1
+    loads = {f.workload.partition(" tokens")[0] for f in board_of(read(runs_dir)).rows[0].engine}
+    assert loads == {"2 x 32", "3 x 32"}
