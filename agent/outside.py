@@ -206,7 +206,8 @@ def row_facts(row: Row) -> dict[str, object]:
         "worst_task": row.worst_task, "predicted_step_seconds": row.step_seconds,
         "predicted_speedup": row.step_speedup, "index_bytes_per_token": row.index_bytes,
         "attended_tokens": row.kept_tokens, "gpu_speedup": _measured(row.gpu_speedup),
-        "gpu_step_ms": _measured(row.gpu_step_ms), "parents": list(row.parents),
+        "gpu_step_ms": _measured(row.gpu_step_ms),
+        "engine_speedup": _measured(row.engine_speedup), "parents": list(row.parents),
     }  # fmt: skip
 
 
@@ -225,6 +226,7 @@ def front_facts(board: Board) -> dict[str, object]:
         "standin_note": board.standin_note, "device": board.device, "workload": board.workload,
         "contexts": board.budgets, "evaluated": board.evaluated,
         "evaluations": board.config.get("evaluations"), "gpu": board.gpu,
+        "engine": board.engine,
         "front": [{**row_facts(r), "program": program_text(r.program)} for r in members],
     }  # fmt: skip
     found = finite(facts)
@@ -255,6 +257,8 @@ def _numbers(row: Row) -> str:
         parts.append(f"loss gap {gap.value:.3f}{error} (measured, n = {gap.n})")
     if row.gpu_speedup.value is not None:
         parts.append(f"{row.gpu_speedup.value:.2f}x full attention on the GPU")
+    if row.engine_speedup.value is not None:
+        parts.append(f"{row.engine_speedup.value:.2f}x full attention in an engine (measured)")
     if row.step_seconds is not None:
         faster = "" if row.step_speedup is None else f", {row.step_speedup:.2f}x full attention"
         parts.append(f"step {row.step_seconds * 1e3:.3f} ms{faster} (predicted)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -9,8 +10,10 @@ from agent.bandit import proposer_rows
 from agent.loop import controls_problem
 from agent.standing import Standing, Standings, standings
 from agent.targets import standin_note
+from evals.engine.outcome import SPEEDUP
 from evals.result import Sample
 from runs.board import Board, Cell, Row
+from runs.engine import EngineFigure, at, column, engine_results, latest, notes_of, said
 from runs.ledger import Ledger
 from runs.quality import RANKED_TASKS, Estimate, by_context, estimate, scale_of
 from runs.records import RunConfig
@@ -23,7 +26,18 @@ def board_of(store: Store) -> Board:
     now = standings(store, config)
     members = {s.record.id for s in now.front()}
     sealed = sealed_losses(store, now)
-    rows = [_row(s, now, s.record.id in members, sealed) for s in now.by_id.values()]
+    results = engine_results(store)
+    served = {i: latest(found) for i, found in results.items()}
+    setting = column(served)
+    rows = []
+    for i, s in now.by_id.items():
+        row = _row(s, now, i in members, sealed)
+        mine = served.get(i, ())
+        speedup = _in_engine(at(mine, SPEEDUP, setting))
+        notes = notes_of(results.get(i, ()))
+        rows.append(
+            dataclasses.replace(row, engine=mine, engine_speedup=speedup, engine_notes=notes)
+        )
     rows.sort(key=_order)
     proposed = [s for s in now.by_id.values() if not s.record.control]
     states = Counter(str(s.status or "waiting") for s in proposed)
@@ -45,8 +59,13 @@ def board_of(store: Store) -> Board:
         environment=store.environment(),
         gpu=_gpu(now),
         gpu_step_origin=_step_origin(now),
+        engine=said(setting) if setting else "",
         proposers=proposer_rows(now, active_proposers(config), _paid(store, config)),
     )
+
+
+def _in_engine(figure: EngineFigure | None) -> Cell:
+    return Cell(None) if figure is None else Cell(figure.value, figure.error, figure.n)
 
 
 def active_proposers(config: RunConfig) -> tuple[str, ...]:

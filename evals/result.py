@@ -43,6 +43,7 @@ class Stage(StrEnum):
     ACCURACY = "accuracy"
     THROUGHPUT = "throughput"
     SEALED = "sealed"
+    ENGINE = "engine"  # beside full attention in an engine that serves
 
 
 class Metric(Record):
@@ -57,6 +58,9 @@ class Metric(Record):
     device: str
     model: str
     workload: str
+    interval: tuple[float, float] | None = Field(
+        default=None, description="of 95%, where it says more than the error: shares, few units"
+    )
 
 
 class Sample(Record):
@@ -70,7 +74,8 @@ class Sample(Record):
 
 
 class StageResult(Record):
-    """The outcome of one stage for one candidate; ``rung`` counts the racing steps of accuracy."""
+    """The outcome of one stage for one candidate; ``rung`` counts the racing steps of accuracy, or
+    the times that it was evaluated in an engine."""
 
     stage: Stage
     rung: int = 0

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from runs.engine import EngineFigure
+
 
 @dataclass(frozen=True, slots=True)
 class Cell:
@@ -19,7 +21,12 @@ class Cell:
 @dataclass(frozen=True, slots=True)
 class Row:
     """One candidate. ``cpu_*`` and ``gpu_*`` are measured (the whole step on a GPU is predicted in
-    part where the board says so), ``step_*`` and ``index_bytes`` predicted."""
+    part where the board says so), ``step_*`` and ``index_bytes`` predicted.
+
+    Attributes:
+        engine: all that was measured of it in an engine; ``engine_notes``: what that is not;
+            ``engine_speedup``: the decode speed-up on the board's setting.
+    """
 
     id: int
     name: str
@@ -52,6 +59,9 @@ class Row:
     gpu_speedup: Cell = Cell(None)
     gpu_step_ms: Cell = Cell(None)
     gpu_tokens_per_second: Cell = Cell(None)
+    engine_speedup: Cell = Cell(None)
+    engine: tuple[EngineFigure, ...] = ()
+    engine_notes: tuple[str, ...] = ()
 
     @property
     def contexts(self) -> int | None:
@@ -91,6 +101,8 @@ class Board:
     Attributes:
         gpu: what measured throughput and beside which full attention; empty: no GPU did.
         gpu_step_origin: ``predicted`` where attention was measured and the rest of a step priced.
+        engine: in which engine, on what, speed-ups of a column of their own were measured; empty:
+            in none.
     """
 
     run: str
@@ -109,6 +121,7 @@ class Board:
     environment: Mapping[str, str]
     gpu: str = ""
     gpu_step_origin: str = "measured"
+    engine: str = ""
     proposers: tuple[ProposerRow, ...] = ()
 
 
@@ -149,8 +162,19 @@ _ON_GPU = (
 )
 
 
+_IN_ENGINE = ("engine speed-up", "engine_speedup", ".2f", "measured")
+
+
 def columns(board: Board) -> tuple[tuple[str, str, str, str], ...]:
     """The columns of a board: what its kind of run measured."""
+    found = _by_device(board)
+    if not board.engine:
+        return found
+    at = next(i for i, c in enumerate(found) if c[1] == "step_ms")  # measured before predicted
+    return (*found[:at], _IN_ENGINE, *found[at:])
+
+
+def _by_device(board: Board) -> tuple[tuple[str, str, str, str], ...]:
     if not board.gpu:
         return COLUMNS
     own = [(h, a, f, o if a == "gpu_attention" else board.gpu_step_origin)

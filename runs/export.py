@@ -9,10 +9,12 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from evals.engine.outcome import ENGINE
 from runs.board import MORE, UNITS, Board, Row, cell_of, columns, finite, shown, workload_of
+from runs.engine import EngineFigure, figure_lines, main_figures
 from runs.leaderboard import escaped, facts
 from vortex.errors import ExitCode, VortexError, unwritable
 
@@ -129,6 +131,8 @@ def _holds(folder: Path) -> bool:
 def _metrics(row: Row, board: Board) -> dict[str, object]:
     numbers = {}
     for title, attribute, _, origin in (*columns(board), *MORE):
+        if attribute == "engine_speedup":
+            continue  # among those of the engine, each with its own device and model
         cell = cell_of(row, attribute)
         timed = attribute.startswith("gpu_")  # at the target's shapes, on the run's GPU
         here = board.gpu if timed else board.environment.get("processor", "")
@@ -138,7 +142,10 @@ def _metrics(row: Row, board: Board) -> dict[str, object]:
             "origin": origin, "device": where, "workload": workload_of(board, attribute, origin),
             "model": board.target if timed or origin == "predicted" else board.accuracy_model,
         }  # fmt: skip
-    found = finite({"run": board.run, "candidate": row.id, "metrics": numbers})
+    served = [dataclasses.asdict(f) for f in row.engine]
+    found = finite(
+        {"run": board.run, "candidate": row.id, "metrics": numbers, "engine": served}
+    )  # fmt: skip
     assert isinstance(found, dict)
     return found
 
@@ -183,10 +190,27 @@ Knobs: {knobs}.
 
 
 def _unverified(row: Row, board: Board) -> str:
-    """What the evidence does not show: runs time attention on a GPU at most, and serve nothing."""
+    """What the evidence shows of serving, and what it does not."""
     timed = row.gpu_attention.value is not None or row.gpu_speedup.value is not None
     gpu = f"timed it on {escaped(board.gpu)}" if timed else "did not time it on a GPU"
-    return (
-        f"The run {gpu}. Not verified: it has not been served in an inference engine; "
-        "`vortex-search verify FOLDER --model MODEL` and `vortex-search serve-eval FOLDER` do."
-    )
+    served = [f for f in main_figures(row.engine) if f.name.startswith(ENGINE)]
+    answered = [f for f in main_figures(row.engine) if not f.name.startswith(ENGINE)]
+    parts = [f"The run {gpu}."]
+    if answered:
+        parts.append("Answers of our own executor, without an engine:\n\n" + _figures(answered))
+    if served:
+        parts.append("Served in an inference engine, beside full attention:\n\n" + _figures(served))
+        parts.append("`vortex-search verify FOLDER --model MODEL` checks it again where it serves.")
+    parts += [escaped(note) for note in row.engine_notes]
+    if not served:
+        parts.append(
+            "Not verified: it has not been served in an inference engine; "
+            "`vortex-search verify FOLDER --model MODEL` and `vortex-search serve-eval FOLDER` do."
+        )
+    return ("\n\n" if row.engine else " ").join(parts)
+
+
+def _figures(figures: Sequence[EngineFigure]) -> str:
+    """A list; the lines of a setting below it."""
+    lines = figure_lines(figures)
+    return "\n".join(f"{'  ' if x[0] == ' ' else ''}- {escaped(x.strip())}" for x in lines)

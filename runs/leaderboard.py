@@ -36,6 +36,7 @@ def facts(board: Board) -> list[str]:
         f"accuracy: measured on {board.accuracy_model}, {board.budgets}",
         f"step time: predicted for {board.device}, {board.workload}",
         _throughput(board),
+        *_in_engine(board),
         "loss gap: 0 = full attention, 1 = random pages; mean of needle and copy; "
         "± one standard error over contexts",
     ]
@@ -56,6 +57,12 @@ def _throughput(board: Board) -> str:
         f"GPU attention: measured against full attention on {board.gpu}, {board.workload}; "
         f"GPU speed-up: {whole}"
     )
+
+
+def _in_engine(board: Board) -> list[str]:
+    if not board.engine:
+        return []
+    return [f"engine speed-up: decode rate over full attention's, measured in {board.engine}"]
 
 
 def _blocks(board: Board, top: int | None) -> list[tuple[str, list[Row]]]:

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from evals.result import Record
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4  # 4: results of the stage "engine"
 MOST_WORKERS = 1024  # processes on one machine
 
 

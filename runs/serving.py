@@ -117,4 +117,5 @@ def _evidence(row: Row, board: Board, candidate: Candidate) -> Mapping[str, obje
         "stand_in": board.accuracy_model, "structure_hash": candidate.structure_hash,
         "candidate_hash": candidate.candidate_hash, "environment": dict(board.environment),
         "versions_at_export": versions, "numbers": "metrics.json",
+        "measured_in": sorted({f"{f.place} on {f.device}, model {f.model}" for f in row.engine}),
     }  # fmt: skip

@@ -298,6 +298,14 @@ class Store:
                 )  # fmt: skip
         return found
 
+    def environments(self, stage: Stage) -> dict[tuple[int, int], dict[str, str]]:
+        """Where a stage's results were made, by candidate and rung, oldest first."""
+        e = tables.evaluations
+        query = select(e.c.candidate, e.c.rung, e.c.environment).order_by(e.c.id)
+        with self.read() as connection:
+            found = connection.execute(query.where(e.c.stage == stage.value)).all()
+        return {(int(c), int(rung)): dict(where) for c, rung, where in found}
+
     def samples(self, split: str = "search", upto: int | None = None) -> dict[int, list[Sample]]:
         """Raw measurements of every candidate on one split, up to a last row."""
         table = tables.samples

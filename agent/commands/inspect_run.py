@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from agent.commands.program_file import some_contexts
+from agent.exporting import write_export
 from agent.llm.hypotheses import judge
 from agent.llm.turns import submission_of
 from agent.presentation import board_of
@@ -20,18 +21,15 @@ from agent.sealing import Sealing, members, seal
 from agent.standing import Standing, standings
 from agent.view import View
 from runs.board import Board, cell_of, columns, shown
-from runs.export import BEST_RULE, best_of, export
+from runs.engine import figure_lines
+from runs.export import BEST_RULE, best_of
 from runs.leaderboard import render_csv, render_json, render_markdown, render_terminal
 from runs.ledger import Ledger
 from runs.naming import by_age, find_run, list_runs
 from runs.records import MOST_WORKERS
 from runs.report import write_report
-from runs.serving import serving_files
 from runs.store import Store
-from vortex.compile import compile_text
 from vortex.errors import VortexError, printable
-from vortex.geometry import geometry
-from vortex.ir import graph_text
 
 _DIGITS = 18  # of a number that a database can hold
 DIR = click.option("--runs-dir", type=click.Path(path_type=Path), default=Path("vortex-runs"))
@@ -151,7 +149,9 @@ def show(words: tuple[str, ...], run: str | None, as_json: bool, runs_dir: Path)
         click.echo(line)
     click.echo(", ".join(f"{k} = {v}" for k, v in row.knobs.items()))
     for title, attribute, form, origin in columns(board):
-        click.echo(f"  {title:14} {shown(cell_of(row, attribute), form):>18}  {origin}")
+        click.echo(f"  {title:15} {shown(cell_of(row, attribute), form):>18}  {origin}")
+    for line in (*figure_lines(row.engine), *row.engine_notes):
+        click.echo(f"  {printable(line, limit=400)}")
     if row.message:
         click.echo("\n".join(printable(line) for line in row.message.splitlines()))
     click.echo()
@@ -246,27 +246,10 @@ def export_command(
     if row.control:
         raise VortexError(f"candidate {row.id} is a control: it is not for use", code="E610",
                           hint="vortex-search front lists the candidates")  # fmt: skip
-    bound = compile_text(row.program, row.knobs)
-    canonical = {
-        "format": 1, "name": row.name, "knobs": dict(bound.knobs), "page_size": bound.page_size,
-        "dtype": bound.dtype, "policies": dataclasses.asdict(bound.policies),
-        "structure_hash": bound.structure_hash, "candidate_hash": bound.candidate_hash,
-        "summarize": graph_text(bound.fields), "score": graph_text(bound.scores),
-        "select": graph_text({"select": bound.select}), "states": dict(bound.states),
-        "update": graph_text(bound.updates),
-    }  # fmt: skip
-    try:
-        target = geometry(board.target)
-    except VortexError:  # a configuration that was moved since
-        target = None
-    more = serving_files(row, board, bound, target)
-    export(row, board, canonical, out, force=force, more=more)
-    from vortex.triton.launches import unservable
-
+    lacks = write_export(row, board, out, force=force)
     if why:
         click.echo(f"chose candidate {row.id} {printable(row.name)}: {why}", err=True)
     click.echo(f"candidate {row.id} {printable(row.name)} of {board.run} is in {out}", err=True)
-    lacks = unservable(bound, target)
     if lacks:
         click.echo(f"note: no engine can serve it yet: {lacks}; --id takes another", err=True)
 

@@ -1,4 +1,4 @@
-"""The command that evaluates an exported program in a running inference engine."""
+"""The command that evaluates a program, or a run's candidates, in an inference engine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from agent.commands.inspect_run import DIR
 from agent.commands.serve_eval_options import Options, above, kinds, lengths, points
+from agent.commands.serve_run import RunPart, evaluate_run, run_of
 from runs.serving import engine_page
 from vortex.errors import ExitCode, VortexError, printable, unwritable
 from vortex.exported import read_exported
@@ -30,7 +32,10 @@ _UNKNOWN_VOCAB = 1000  # token numbers that every tokenizer has
 
 
 @click.command("serve-eval")
-@click.argument("export", type=click.Path(path_type=Path))
+@click.argument("export", metavar="EXPORT|RUN", type=click.Path(path_type=Path))
+@click.option("--id", "ids", type=int, multiple=True,
+              help="Of a RUN, this candidate.  [default: its front]")  # fmt: skip
+@click.option("--again", is_flag=True, help="Of a RUN, also what has results of these settings.")
 @click.option("--model", help="A Hugging Face folder, or a known shape by name.")
 @click.option("--weights", type=click.Path(path_type=Path),
               help="A real checkpoint; without, random weights and timing only.")  # fmt: skip
@@ -66,28 +71,59 @@ _UNKNOWN_VOCAB = 1000  # token numbers that every tokenizer has
               help="Share of the device for weights and cache, the same for both.")  # fmt: skip
 @click.option("--at-once", default=16, show_default=True, callback=above(0))
 @click.option("--seed", default=0, show_default=True)
-@click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("serve-eval"),
-              show_default=True)  # fmt: skip
+@click.option("-o", "--out", type=click.Path(path_type=Path),
+              help="[default: serve-eval; of a RUN, its folder's engine]")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True)
-def serve_eval(out: Path, as_json: bool, temperature: float | None, **options: Any) -> None:
-    """Measure an exported program in an inference engine beside full attention.
+@DIR
+def serve_eval(
+    ids: tuple[int, ...], again: bool, out: Path | None, as_json: bool, runs_dir: Path,
+    temperature: float | None, **options: Any,
+) -> None:  # fmt: skip
+    """Measure a program in an inference engine beside full attention.
 
     EXPORT is an exported folder or a program file. Writes report.md, report.json and answers.jsonl
     to the folder of -o; run again after a kill, it asks nothing twice.
+
+    RUN is a run: its candidates are measured one after the other, and what was found is kept in
+    its record too, for the leaderboard and for exports. Candidates with results are left out.
     """
     if temperature is None:
         temperature = 0.6 if options["samples"] > 1 else 0.0
-    found = evaluate(Options(temperature=temperature, **options), out)
+    given = Options(temperature=temperature, **options)
+    run = run_of(given.export, runs_dir, bool(ids or again))
+    if run is not None:
+        part = RunPart(ids, again, out or run / "engine", as_json)
+        evaluate_run(run, given, part, _served(given), _measured)
+        return
+    out = out or Path("serve-eval")
+    found = evaluate(given, out)
+    data, text = _reported(found, out)
+    click.echo(data if as_json else text, nl=False)
+    click.echo(f"report.md, report.json and answers.jsonl are in {out}", err=True)
+    if found.failures:
+        raise click.exceptions.Exit(ExitCode.FAILED)
+
+
+def _measured(options: Options, out: Path, folder: Path) -> EngineReport:
+    """A candidate's report, also written; ``out`` has the answers of all candidates."""
+    found = evaluate(options, out)
+    _reported(found, folder)
+    return found
+
+
+def _reported(found: EngineReport, out: Path) -> tuple[str, str]:
+    """Write a report; returns it as JSON and as Markdown.
+
+    Raises:
+        VortexError: E604.
+    """
     from evals.engine.report import render_markdown
 
     data = json.dumps(found.model_dump(mode="json"), indent=2, allow_nan=False) + "\n"
     text = render_markdown(found)
     _write(out / "report.json", data)
     _write(out / "report.md", text)
-    click.echo(data if as_json else text, nl=False)
-    click.echo(f"report.md, report.json and answers.jsonl are in {out}", err=True)
-    if found.failures:
-        raise click.exceptions.Exit(ExitCode.FAILED)
+    return data, text
 
 
 def evaluate(options: Options, out: Path) -> EngineReport:
@@ -113,6 +149,15 @@ def evaluate(options: Options, out: Path) -> EngineReport:
         return evaluate_in(
             rounds, wanted, out / "answers.jsonl", lambda text: click.echo(text, err=True)
         )
+
+
+def _served(options: Options) -> Geometry | None:
+    """The shape of the model that an engine is to serve; None: nothing is served, or none named.
+
+    Raises:
+        VortexError: E401 or E404, there is no such model.
+    """
+    return None if options.local or not _source(options) else _shape(options)
 
 
 def _wanted(options: Options, given: Sequence[Problem]) -> Wanted:

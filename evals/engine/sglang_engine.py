@@ -22,6 +22,7 @@ from vortex.errors import ExitCode, VortexError, printable
 
 _PLUGINS, _OURS = "sglang.srt.plugins", "vortex"
 _PROGRAM, _SWITCH = "SGLANG_VORTEX_PROGRAM", "SGLANG_VORTEX_SWITCH"
+INNER = "SGLANG_VORTEX_INNER"  # full attention's backend, where SGLang is not to choose
 
 
 class ChildDied(KeyboardInterrupt):
@@ -245,6 +246,8 @@ def _facts(setup: Setup) -> dict[str, str]:
         "model": setup.model.name, "config": _config_digest(setup.model),
         "weights": "real" if setup.weights else "random",
     }  # fmt: skip
+    if setup.export and os.environ.get(INNER):
+        found["inner_backend"] = os.environ[INNER]
     return found | {
         k: str(v) for k, v in setup.arguments().items() if k not in ("model_path", "log_level")
     }

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import pytest
 
 from evals.engine.engine import Request, Sampling
-from evals.engine.sglang_engine import Setup, SGLangEngine
+from evals.engine.sglang_engine import INNER, Setup, SGLangEngine
 from vortex.errors import VortexError
 
 PROGRAM, SWITCH = "SGLANG_VORTEX_PROGRAM", "SGLANG_VORTEX_SWITCH"
@@ -240,3 +240,14 @@ def test_texts_are_encoded_and_put_as_a_turn_by_the_model_s_own_tokenizer(tmp_pa
     assert engine.encode("ab cde") == [2, 3]
     assert engine.chat("why?") == "<user>why?"
     engine.close()
+
+
+def test_the_backend_that_was_named_beside_the_plugin_is_among_the_facts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(INNER, raising=False)
+    assert "inner_backend" not in SGLangEngine(setup(tmp_path)).facts
+    monkeypatch.setenv(INNER, "triton")
+    assert SGLangEngine(setup(tmp_path)).facts["inner_backend"] == "triton"
+    plain = SGLangEngine(setup(tmp_path, export=None, backend="fa3"))
+    assert "inner_backend" not in plain.facts, "the plugin alone reads it"
