@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from evals.device.baselines import Attend, loaded
+from evals.device.baselines import loaded
 from evals.device.decoder import Decoder, fits
+from evals.device.trials import Attend
+from evals.models.fetch import cache_dir
 from vortex.compile import compile_text
 from vortex.geometry import Geometry
 from vortex.ir import Candidate
@@ -62,7 +64,7 @@ class DeviceTiming:
     Attributes:
         attention: routing and attention of every layer, nothing else.
         step: the whole decode step; None where the target's is not built (experts, latent).
-        full_by: the full attention that was fastest.
+        full_by: the full attention that was fastest, and why others were left out.
         chosen_by: ``kernels``, or ``torch`` where the candidate has none.
         captured: whether the candidate's step was a CUDA graph.
         attended: mean pages attended per sequence and KV head on a sparse layer, times page size.
@@ -303,10 +305,12 @@ def _wrong_outputs(
 
 
 def fastest_full(full: Decode, bed: _Bed) -> tuple[StepAttend, str]:
-    """The fastest full attention that loads here, and its name."""
+    """The fastest full attention that works here; its name, and why others were left out."""
     bed.run(full)
     full.attend(0, bed.q[0], bed.out)
-    others = loaded(bed.pool, full.setting, bed.q[0], bed.out)
+    # Workers may write there, and one at a time has the GPU: one trial serves all.
+    folder = cache_dir() / "kernels" / "baselines"
+    others, left_out = loaded(bed.pool, full.setting, bed.q[0], bed.out, folder=folder)
     rivals: dict[str, StepAttend] = {"vortex": full}
     rivals |= {name: _OtherFull(full, run) for name, run in others.items()}
     times = {}
@@ -314,7 +318,12 @@ def fastest_full(full: Decode, bed: _Bed) -> tuple[StepAttend, str]:
         graph, _ = _graph(lambda a=attend: bed.run(a))  # type: ignore[misc]
         times[name] = statistics.median(_seconds(graph) for _ in range(5))
     name = min(times, key=lambda n: times[n])
-    return rivals[name], name
+    return rivals[name], named_by(name, left_out)
+
+
+def named_by(name: str, left_out: Mapping[str, str]) -> str:
+    """What candidates were timed beside, and why not beside others."""
+    return "; ".join([name, *(f"{other} left out: {why}" for other, why in left_out.items())])
 
 
 def _paired(
