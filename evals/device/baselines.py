@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from evals.device.trials import Attend, Rows, tried
-from vortex.triton.attend import Cache
+from evals.device.trials import Attend, Rows, shortened, tried
 from vortex.triton.choose import Pool, Setting
 
 HEADS_OF_FLASH_MLA = 64
@@ -61,20 +60,21 @@ class Other:
 
     Attributes:
         package: that it comes from; where it is not installed, nothing is tried or said.
-        fits: whether it is made for a cache at all.
+        fits: whether it is made for a cache that is latent or not, of a type, of pages of so many
+            tokens.
     """
 
     package: str
     make: Callable[[Pool, Setting], Attend]
-    fits: Callable[[Cache], bool]
+    fits: Callable[[bool, torch.dtype, int], bool]
 
 
-def _grouped(cache: Cache) -> bool:
-    return not cache.latent and cache.k.dtype == torch.bfloat16
+def _grouped(latent: bool, kind: torch.dtype, page_size: int) -> bool:
+    return not latent and kind == torch.bfloat16
 
 
-def _latent(cache: Cache) -> bool:
-    return cache.latent and cache.page_size == 64 and cache.k.dtype == torch.bfloat16
+def _latent(latent: bool, kind: torch.dtype, page_size: int) -> bool:
+    return latent and kind == torch.bfloat16 and page_size == 64
 
 
 OTHERS: dict[str, Other] = {
@@ -83,35 +83,56 @@ OTHERS: dict[str, Other] = {
 }
 
 
-def loaded(
-    pool: Pool, setting: Setting, q: Tensor, ours: Tensor, *, folder: Path
-) -> tuple[dict[str, Attend], dict[str, str]]:
-    """Other implementations that run here and agree with ours within 1%, and why others do not.
+def unusable(rows: Rows, folder: Path) -> dict[str, str]:
+    """Why other implementations cannot be used for a target here; without those that can.
 
     A library may end the process from C++, which nothing catches: each is tried in a process of
-    its own first.
+    its own, once a machine. That process needs the GPU: call this before a worker is confined.
+
+    Args:
+        folder: where outcomes are kept.
+    """
+    found = {}
+    for name, other in OTHERS.items():
+        kind = getattr(torch, rows.dtype)
+        sizes = tuple(p for p in rows.page_sizes if other.fits(rows.latent, kind, p))
+        if not sizes or importlib.util.find_spec(other.package) is None:
+            continue
+        why = tried(other.make, replace(rows, page_sizes=sizes), package=other.package,
+                    folder=folder)  # fmt: skip
+        if why:
+            found[name] = why
+    return found
+
+
+def loaded(
+    pool: Pool, setting: Setting, q: Tensor, ours: Tensor, *, left_out: Mapping[str, str]
+) -> tuple[dict[str, Attend], dict[str, str]]:
+    """Other implementations that run here and agree with ours within 1%, and why others do not.
 
     Args:
         q: ``[row, head, dim]`` of layer 0.
         ours: ``[row, head, vdim]``, what our kernel makes of it.
-        folder: where the outcomes of trials are kept.
+        left_out: those that are not to be touched, and why.
     """
     found: dict[str, Attend] = {}
-    left_out: dict[str, str] = {}
+    reasons: dict[str, str] = {}
+    cache = pool.caches[0]
     for name, other in OTHERS.items():
-        if not other.fits(pool.caches[0]) or importlib.util.find_spec(other.package) is None:
+        if not other.fits(cache.latent, cache.k.dtype, cache.page_size):
             continue
-        rows = Rows.of(pool, setting, heads=q.shape[1])
-        why = tried(other.make, rows, package=other.package, folder=folder)
+        why = left_out.get(name, "")
         if not why:
             try:
                 run = other.make(pool, setting)
                 gap = float((run(0, q).float() - ours.float()).norm() / ours.float().norm())
                 why = "" if gap < _AGREES else f"its outputs differ from ours by {gap:.3f}"
+            except ModuleNotFoundError:
+                continue  # not installed: nothing to say
             except (ImportError, OSError, NotImplementedError, RuntimeError, AttributeError) as e:
-                why = f"{type(e).__name__}: {e}"
+                why = shortened(f"{type(e).__name__}: {e}")
         if why:
-            left_out[name] = why
+            reasons[name] = why
         else:
             found[name] = run
-    return found, left_out
+    return found, reasons

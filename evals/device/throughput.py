@@ -13,7 +13,6 @@ from torch import Tensor
 from evals.device.baselines import loaded
 from evals.device.decoder import Decoder, fits
 from evals.device.trials import Attend
-from evals.models.fetch import cache_dir
 from vortex.compile import compile_text
 from vortex.geometry import Geometry
 from vortex.ir import Candidate
@@ -209,6 +208,7 @@ def measure(
     *,
     attended: int,
     index_bytes: int,
+    left_out: Mapping[str, str],
     pairs: int = _PAIRS,
 ) -> DeviceTiming:
     """Check a candidate's outputs at the target's geometry, then time it beside full attention.
@@ -216,6 +216,7 @@ def measure(
     Args:
         attended, index_bytes: tokens per sequence and KV head, and bytes of fields of a page, as
             priced: they choose the schedule.
+        left_out: full attention of others that does not work here, by name, and why.
 
     Raises:
         Unfused: E613, the candidate is a control that no device runs.
@@ -230,7 +231,7 @@ def measure(
     mismatch = difference(candidate, sparse, bed)
     if mismatch:
         return DeviceTiming(None, None, mismatch=mismatch)
-    best, name = fastest_full(full, bed)
+    best, name = fastest_full(full, bed, left_out)
     every = candidate.policies.reuse_steps
     attention = _paired(lambda: bed.run(sparse), lambda: bed.run(best), sparse, every, pairs)
     step = None
@@ -304,13 +305,11 @@ def _wrong_outputs(
     return None
 
 
-def fastest_full(full: Decode, bed: _Bed) -> tuple[StepAttend, str]:
+def fastest_full(full: Decode, bed: _Bed, left_out: Mapping[str, str]) -> tuple[StepAttend, str]:
     """The fastest full attention that works here; its name, and why others were left out."""
     bed.run(full)
     full.attend(0, bed.q[0], bed.out)
-    # Workers may write there, and one at a time has the GPU: one trial serves all.
-    folder = cache_dir() / "kernels" / "baselines"
-    others, left_out = loaded(bed.pool, full.setting, bed.q[0], bed.out, folder=folder)
+    others, reasons = loaded(bed.pool, full.setting, bed.q[0], bed.out, left_out=left_out)
     rivals: dict[str, StepAttend] = {"vortex": full}
     rivals |= {name: _OtherFull(full, run) for name, run in others.items()}
     times = {}
@@ -318,7 +317,7 @@ def fastest_full(full: Decode, bed: _Bed) -> tuple[StepAttend, str]:
         graph, _ = _graph(lambda a=attend: bed.run(a))  # type: ignore[misc]
         times[name] = statistics.median(_seconds(graph) for _ in range(5))
     name = min(times, key=lambda n: times[n])
-    return rivals[name], named_by(name, left_out)
+    return rivals[name], named_by(name, reasons)
 
 
 def named_by(name: str, left_out: Mapping[str, str]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import importlib
 import importlib.metadata
@@ -10,7 +12,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,14 +21,17 @@ from torch import Tensor
 
 from evals.sandbox import die_with_parent, ending
 from vortex.errors import printable
+from vortex.geometry import Geometry
 from vortex.schedule import Schedule
 from vortex.triton.arrays import Shapes
 from vortex.triton.attend import Cache
 from vortex.triton.choose import Pool, Setting
+from vortex.workload import Workload
 
 Attend = Callable[[int, Tensor], Tensor]
 
-TRIAL_SECONDS = 120.0
+TRIAL_SECONDS = 60.0  # a worker that starts waits for it
+PAGE_SIZES = (16, 32, 64, 128)
 # A failure may be the moment's (no memory left, a busy machine): it is believed for so long.
 _FAILURE_SECONDS = 3600.0
 _LONGEST_REASON = 200
@@ -44,6 +49,7 @@ class Rows:
         latent: whether values are the first ``vdim`` columns of the keys.
         dtype: of keys and values, as torch names it.
         device: where it runs; ``gpu``: what that is, '' for a processor.
+        page_sizes: tokens of a page, tried in turn.
     """
 
     batch: int
@@ -52,24 +58,30 @@ class Rows:
     kv_heads: int
     dim: int
     vdim: int
-    page_size: int
     latent: bool
     scale: float
     dtype: str
     device: str
     gpu: str
+    page_sizes: tuple[int, ...] = PAGE_SIZES
 
     @staticmethod
-    def of(pool: Pool, setting: Setting, *, heads: int) -> Rows:
-        """Those of a filled cache."""
-        cache, device = pool.caches[0], pool.table.device
+    def of(geometry: Geometry, workload: Workload, device: torch.device) -> Rows:
+        """Those of a target's decode step."""
         return Rows(
-            batch=len(pool.table), context=pool.longest, heads=heads, kv_heads=pool.kv_heads,
-            dim=cache.k.shape[3], vdim=setting.shapes.vdim, page_size=cache.page_size,
-            latent=cache.latent, scale=setting.scale, dtype=str(cache.k.dtype).partition(".")[2],
+            batch=workload.batch, context=workload.context, heads=geometry.heads,
+            kv_heads=geometry.kv_heads, dim=geometry.dim, vdim=geometry.vdim,
+            latent=geometry.kind == "mla", scale=geometry.head_dim**-0.5,
+            dtype="float8_e4m3fn" if workload.kv_dtype == "fp8" else "bfloat16",
             device=str(device),
             gpu=torch.cuda.get_device_name(device) if device.type == "cuda" else "",
         )  # fmt: skip
+
+
+def shortened(text: str) -> str:
+    """A reason in one line."""
+    first = (text.strip().splitlines() or [""])[0]
+    return printable(first, limit=_LONGEST_REASON)
 
 
 def tried(
@@ -96,10 +108,25 @@ def tried(
     key = hashlib.sha256(json.dumps([task, versions], sort_keys=True).encode()).hexdigest()
     path = folder / f"{key[:24]}.json"
     kept = _kept(path)
-    if kept is None:
-        kept = printable(_trial(task, seconds), limit=_LONGEST_REASON)
-        _keep(path, {"reason": kept, "created": time.time(), "versions": versions, **task})
+    if kept is not None:
+        return kept
+    with _alone(folder):  # workers start together: one tries, the others wait for what it finds
+        kept = _kept(path)
+        if kept is None:
+            kept = shortened(_trial(task, seconds))
+            _keep(path, {"reason": kept, "created": time.time(), "versions": versions, **task})
     return kept
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """No other process of this machine tries; where nothing can be written, several may."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context((folder / "lock").open("a"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _version(package: str) -> str:
@@ -118,10 +145,9 @@ def _kept(path: Path) -> str | None:
 
 
 def _keep(path: Path, outcome: dict[str, object]) -> None:
-    """Whole or not at all; where nothing can be written, the next candidate's worker tries too."""
+    """Whole or not at all; where nothing can be written, the next worker tries too."""
     beside = path.with_suffix(f".{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         beside.write_text(json.dumps(outcome, indent=2), encoding="utf-8")
         beside.replace(path)
     except OSError:
@@ -159,33 +185,33 @@ def main() -> None:
     reason = ""
     try:
         make = getattr(importlib.import_module(module), name)
-        pool, setting, q = _bed(rows)
-        _step(make(pool, setting), q)
+        for size in rows.page_sizes:
+            pool, setting, q = _bed(rows, size)
+            _step(make(pool, setting), q)
     except Exception as error:  # the boundary of a process, as a worker's
-        first = (str(error).strip().splitlines() or [""])[0]
-        reason = f"{type(error).__name__}: {first}"
+        reason = shortened(f"{type(error).__name__}: {error}")
     # What the library wrote without an end of line stays apart.
     print(f"\n{_ANSWER.decode()}{reason}", flush=True)
 
 
-def _bed(rows: Rows) -> tuple[Pool, Setting, Tensor]:
+def _bed(rows: Rows, page_size: int) -> tuple[Pool, Setting, Tensor]:
     """One layer's cache whose rows share pages, a setting, and queries."""
     device, kind = torch.device(rows.device), getattr(torch, rows.dtype)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    width = -(-rows.context // rows.page_size)
-    page_bytes = rows.kv_heads * rows.page_size * (rows.dim + rows.vdim) * kind.itemsize
+    width = -(-rows.context // page_size)
+    page_bytes = rows.kv_heads * page_size * (rows.dim + rows.vdim) * kind.itemsize
     pages = max(width, min(rows.batch * width, int(_MOST_BYTES / page_bytes)))
 
     def drawn(dim: int) -> Tensor:
-        shape = (pages, rows.kv_heads, rows.page_size, dim)
+        shape = (pages, rows.kv_heads, page_size, dim)
         return torch.randn(shape, dtype=torch.bfloat16, device=device).to(kind)
 
     k = drawn(rows.dim)
     v = k[..., : rows.vdim] if rows.latent else drawn(rows.vdim)
     table = torch.arange(rows.batch * width, device=device) % pages
     lengths = torch.full((rows.batch,), rows.context, dtype=torch.int32, device=device)
-    pool = Pool((Cache(k, v, rows.page_size),), table.view(rows.batch, width).to(torch.int32),
+    pool = Pool((Cache(k, v, page_size),), table.view(rows.batch, width).to(torch.int32),
                 lengths, rows.context)  # fmt: skip
     shapes = Shapes(rows.heads // rows.kv_heads, rows.dim, rows.vdim, (0, rows.dim), 1,
                     (rows.dim, rows.dim if rows.latent else rows.vdim))  # fmt: skip

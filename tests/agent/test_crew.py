@@ -36,7 +36,7 @@ def test_a_worker_that_raised_is_replaced() -> None:
 def test_a_crash_after_which_a_known_program_crashes_too_is_the_machine_s() -> None:
     crew = Crew("tests.evals.misbehaving:Misbehaving", {}, size=1, probe={"what": "exit"})
     try:
-        with pytest.raises(Unsound, match="exit code 7; a known program fails too: .* code 7"):
+        with pytest.raises(Unsound, match=r"exit code 7; a known program fails too: .* code 7"):
             crew.submit([({"what": "exit", "kind": "throughput"}, 60.0)]).result()
     finally:
         crew.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,16 @@ from evals.device.trials import Attend, Rows, tried
 from vortex.triton.choose import Pool, Setting
 
 ROWS = Rows(
-    batch=2, context=40, heads=4, kv_heads=2, dim=64, vdim=64, page_size=16, latent=False,
-    scale=0.125, dtype="bfloat16", device="cpu", gpu="",
+    batch=2, context=40, heads=4, kv_heads=2, dim=64, vdim=64, latent=False, scale=0.125,
+    dtype="bfloat16", device="cpu", gpu="", page_sizes=(16, 32),
 )  # fmt: skip
 KILLS = "CUDA error (launch.h:203): device kernel image is invalid"
 
 
 def counted(pool: Pool) -> None:
-    """A line for each process that gets so far."""
+    """A line for each process that gets so far, with the pages that it sees."""
     with Path(os.environ["TMPDIR"], "trials").open("a") as file:
-        file.write(f"{os.getpid()} {len(pool.table)}\n")
+        file.write(f"{os.getpid()} {pool.caches[0].page_size}\n")
 
 
 def works(pool: Pool, setting: Setting) -> Attend:
@@ -75,12 +74,14 @@ def hangs(pool: Pool, setting: Setting) -> Attend:
 
 
 class Trying:
-    """A worker's handler that tries one of them."""
+    """A worker's handler that tries two of them while it is built, as a GPU's does."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        self.folder = Path(config["folder"])
+        self.reasons = [
+            tried(make, ROWS, package="torch", folder=Path(config["folder"]))
+            for make in (ends_the_process, works)
+        ]
 
     def handle(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """See Handler."""
-        make = {"works": works, "ends": ends_the_process}[str(request["what"])]
-        return {"reason": tried(make, ROWS, package="torch", folder=self.folder), **asdict(ROWS)}
+        return {"reasons": self.reasons}
