@@ -20,6 +20,10 @@ class MachineFault(Exception):
     """Evaluation failed for a reason that is not the candidate's."""
 
 
+class Unsound(MachineFault):
+    """After a crash, a worker could not judge a known program either."""
+
+
 class Crew:
     """Hands requests to workers; every worker belongs to one thread.
 
@@ -93,6 +97,7 @@ class Crew:
             self._check(str(error))
             return self._ended(request, Status.CRASHED, str(error), 0.0)
         except WorkerFailed as error:
+            worker.kill()  # what raised once may be unusable from now on, as a GPU's context is
             raise MachineFault(str(error)) from None
 
     def _check(self, why: str) -> None:
@@ -102,9 +107,9 @@ class Crew:
         try:
             answer = self._worker().call(self._probe, _PROBE_SECONDS)
         except (WorkerTimeout, WorkerCrashed, WorkerFailed) as error:
-            raise MachineFault(f"{why}; a known program fails too: {error}") from None
+            raise Unsound(f"{why}; a known program fails too: {error}") from None
         if answer["evaluation"]["stages"][-1]["status"] != "ok":
-            raise MachineFault(f"{why}; a known program is no longer judged ok")
+            raise Unsound(f"{why}; a known program is no longer judged ok")
 
     def _ended(
         self, request: Mapping[str, Any], status: Status, message: str, seconds: float

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agent.crew import Crew, MachineFault
+from agent.crew import Crew, MachineFault, Unsound
 from agent.llm.studio import Studio
 from agent.proposers.base import Proposer
 from agent.proposing import Sources
@@ -52,6 +52,7 @@ class Search:
         studio: the language models that propose too.
         proposers: without any, what is pending is judged, and nothing new is proposed.
         measures: whether it ends with the throughput of the front on this CPU.
+        last_fault: what the machine failed with last; '' if it did not.
     """
 
     store: Store
@@ -62,7 +63,9 @@ class Search:
     studio: Studio | None = None
     measures: bool = True
     started: float = field(default_factory=time.monotonic)
+    last_fault: str = ""
     _faults: dict[int, int] = field(default_factory=dict)
+    _unsound: int = 0
 
     def run(self) -> None:
         """Prefill, then search, then measure throughput.
@@ -83,7 +86,7 @@ class Search:
             if self.studio is not None:
                 self.studio.close()
         wanted = self.measures and config.throughput and not config.on_gpu
-        if wanted and not self.interrupted():
+        if wanted and not self.interrupted() and not self.broken():
             self._measure(config)
 
     def _crew(self, config: RunConfig, size: int, *, prefilling: bool = False) -> Crew:
@@ -133,7 +136,7 @@ class Search:
     def _search(self, config: RunConfig, crew: Crew) -> None:
         running: dict[Future[list[Any]], int] = {}
         checked = False
-        while not self.interrupted():
+        while not self.interrupted() and not self.broken():
             asking = bool(self._turns())
             now, free = self._state(config)
             if not checked:
@@ -180,6 +183,10 @@ class Search:
         minutes = self.store.config().minutes
         return minutes is not None and time.monotonic() - self.started > minutes * 60
 
+    def broken(self) -> bool:
+        """Whether workers fail their proof one after the other, so that nothing can be judged."""
+        return self._unsound > 2 * self.store.config().workers + 1
+
     def _take(self, candidate: int, future: Future[list[Any]]) -> None:
         """Keep what a worker says, all of it or nothing."""
         try:
@@ -189,8 +196,11 @@ class Search:
         except Exception as fault:  # the boundary of a worker: its fault is never a verdict
             self._faults[candidate] = self._faults.get(candidate, 0) + 1
             what = fault if isinstance(fault, MachineFault) else f"{type(fault).__name__}: {fault}"
+            self.last_fault = str(what)
+            self._unsound += isinstance(fault, Unsound)
             self.store.note("infra_error", f"{fault_head(candidate)} {what}")
             return
+        self._unsound = 0
         for evaluation, name, knobs in answers:
             self.store.record(candidate, evaluation, name=name, knobs=knobs)
 

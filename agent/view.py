@@ -37,6 +37,7 @@ class View:
         """End the rewritten line."""
         if self.terminal and self._shown:
             print(file=sys.stderr)
+            self._shown = ""
 
     def _line(self, p: Progress) -> str:
         parts = [f"{p.phase} {p.done}/{p.total}"]

@@ -60,6 +60,17 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def ending(code: int, log: str) -> str:
+    """How a process ended, and the last line that it wrote.
+
+    Args:
+        code: what it returned; negative: the signal that ended it.
+    """
+    last = [line for line in log.splitlines() if line.strip()][-1:]
+    how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+    return f"{how}{': ' + last[0][:300] if last else ''}"
+
+
 def enter(
     limits: Limits, *, readable: tuple[Path, ...], writable: tuple[Path, ...]
 ) -> dict[str, str]:

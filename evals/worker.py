@@ -21,7 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
-from evals.sandbox import Limits, clean_environment, die_with_parent, enter
+from evals.sandbox import Limits, clean_environment, die_with_parent, ending, enter
 
 MAX_MESSAGE = 64 << 20
 _LOG_TAIL = 4000
@@ -178,9 +178,7 @@ class WorkerProcess:
             return f"the worker's answer cannot be read: {error}"
         except OSError:
             return "the worker was ended"
-        last = [line for line in log.splitlines() if line.strip()][-1:]
-        how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-        return f"the worker ended {how}{': ' + last[0][:300] if last else ''}"
+        return f"the worker ended {ending(code, log)}"
 
 
 def _write(descriptor: int, message: Mapping[str, Any]) -> None:

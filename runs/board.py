@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -123,6 +124,19 @@ class Board:
     gpu_step_origin: str = "measured"
     engine: str = ""
     proposers: tuple[ProposerRow, ...] = ()
+
+
+_MOST_CRASHES = 3
+
+
+def crashes(board: Board) -> list[str]:
+    """What candidates crashed with: a line for each of the most frequent messages."""
+    messages = (r.message.strip().splitlines() for r in board.rows if r.status == "crashed")
+    found = Counter(lines[-1] if lines else "no message" for lines in messages)
+    return [
+        f"{'1 candidate' if n == 1 else f'{n} candidates'} crashed: {message}"
+        for message, n in found.most_common(_MOST_CRASHES)
+    ]
 
 
 # The columns of the table of proposers.

@@ -18,6 +18,7 @@ from runs.board import (
     Row,
     cell_of,
     columns,
+    crashes,
     finite,
     proposer_cells,
     shown,
@@ -40,6 +41,7 @@ def facts(board: Board) -> list[str]:
         "loss gap: 0 = full attention, 1 = random pages; mean of needle and copy; "
         "± one standard error over contexts",
     ]
+    lines += crashes(board)
     if board.standin_note:
         lines.insert(1, f"STAND-IN: {board.standin_note}")
     if board.controls_problem:

@@ -9,11 +9,11 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, func, insert, inspect, select, update
+from sqlalchemy import Connection, Engine, delete, func, insert, inspect, select, update
 
 from evals.result import Evaluation, Metric, Sample, Stage, StageResult, Status
 from runs import tables
@@ -229,6 +229,24 @@ class Store:
                 )
             for stage in evaluation.stages:
                 self._stage(connection, candidate, stage, evaluation)
+
+    def forget(self, statuses: Collection[Status]) -> int:
+        """Remove stages with these verdicts, so that they are done again; events keep them.
+
+        Returns:
+            How many candidates wait again.
+        """
+        table = tables.evaluations
+        chosen = table.c.status.in_([s.value for s in statuses])
+        with self.write() as connection:
+            rows = connection.execute(select(table).where(chosen)).all()
+            for r in rows:
+                what = f"candidate {r.candidate}: {r.stage} {r.status}: {r.message}"
+                connection.execute(
+                    insert(tables.events).values(kind="again", message=what, created=time.time())
+                )
+            connection.execute(delete(table).where(chosen))
+        return len({r.candidate for r in rows})
 
     def _stage(
         self, connection: Connection, candidate: int, stage: StageResult, evaluation: Evaluation

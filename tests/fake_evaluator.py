@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Mapping
 from typing import Any
 
+from evals.models.fetch import cache_dir
 from evals.result import Evaluation, Metric, Sample, Stage, StageResult, Status
 from vortex import compile_text
 
@@ -23,7 +25,7 @@ class FakeEvaluator:
             return {"name": str(request["index"])}
         time.sleep(0.02)
         text = str(request["text"])
-        candidate = compile_text(text, request["knobs"], reserved=bool(request.get("control")))
+        candidate = compile_text(text, request.get("knobs"), reserved=bool(request.get("control")))
         name = candidate.program.name
         stages = {
             "screen": lambda: self._screen(request, candidate.candidate_hash, candidate.knobs),
@@ -81,4 +83,44 @@ class BrokenEvaluator(FakeEvaluator):
         """See Evaluator."""
         if "class Fresh" in str(request.get("text", "")):
             return {"evaluation": {"stages": []}, "name": "", "knobs": None}
+        return super().handle(request)
+
+
+CRASH = "CUDA error (launch.h:203): device kernel image is invalid"
+
+
+def die_unless_mended() -> None:
+    """End the process as a library may from C++, until a file says that the machine was mended."""
+    if not (cache_dir() / "mended").exists():
+        os.write(2, f"{CRASH}\n".encode())
+        os._exit(1)
+
+
+class DyingTimer(FakeEvaluator):
+    """Its process ends where a candidate is timed."""
+
+    def handle(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """See Evaluator."""
+        if request["kind"] == "throughput":
+            die_unless_mended()
+        return super().handle(request)
+
+
+class DyingJudge(FakeEvaluator):
+    """Its process ends at every program, a known one too."""
+
+    def handle(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """See Evaluator."""
+        if request["kind"] != "prefill":
+            die_unless_mended()
+        return super().handle(request)
+
+
+class DyingControls(FakeEvaluator):
+    """Its process ends where a control is judged."""
+
+    def handle(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """See Evaluator."""
+        if request.get("control"):
+            die_unless_mended()
         return super().handle(request)

@@ -20,7 +20,7 @@ from agent.presentation import board_of
 from agent.sealing import Sealing, members, seal
 from agent.standing import Standing, standings
 from agent.view import View
-from runs.board import Board, cell_of, columns, shown
+from runs.board import Board, cell_of, columns, crashes, shown
 from runs.engine import figure_lines
 from runs.export import BEST_RULE, best_of
 from runs.leaderboard import render_csv, render_json, render_markdown, render_terminal
@@ -29,7 +29,7 @@ from runs.naming import by_age, find_run, list_runs
 from runs.records import MOST_WORKERS
 from runs.report import write_report
 from runs.store import Store
-from vortex.errors import VortexError, printable
+from vortex.errors import ExitCode, VortexError, printable
 
 _DIGITS = 18  # of a number that a database can hold
 DIR = click.option("--runs-dir", type=click.Path(path_type=Path), default=Path("vortex-runs"))
@@ -202,14 +202,35 @@ def seal_command(run: str | None, contexts: int, workers: int | None, runs_dir: 
     store = Store.open_to_write(looked_at(runs_dir, run))
     view = View()
     try:
-        sealing = Sealing(contexts, workers or store.config().workers)
-        seal(store, sealing, members(store), view)
+        chosen = members(store)
+        if any(not s.record.control for s in chosen):  # controls alone say nothing
+            sealing = Sealing(contexts, workers or store.config().workers)
+            seal(store, sealing, chosen, view)
         view.finish()
-        click.echo("\n".join(_sealed_lines(board_of(store))))
+        board = board_of(store)
+        click.echo("\n".join(_sealed_lines(board)))
     finally:
         view.finish()
         store.close()
-    click.echo(f"next: vortex-search export {store.name} --best -o winner", err=True)
+    ready = any(r.on_front and r.sealed_gap.value is not None for r in board.rows)
+    for line in _after_sealing(board, ready=ready):
+        click.echo(line, err=True)
+    if not ready:
+        raise click.exceptions.Exit(ExitCode.FAILED)
+
+
+def _after_sealing(board: Board, *, ready: bool) -> list[str]:
+    """The next command, or why there is none and what to do about it."""
+    if ready:
+        return [f"next: vortex-search export {board.run} --best -o winner"]
+    counts = ", ".join(f"{n} {status}" for status, n in board.statuses.items())
+    why = "nothing on the front was sealed" if counts else "no candidate was judged"
+    return [
+        *(printable(line, limit=400) for line in crashes(board)),
+        f"{why}{f' ({counts})' if counts else ''}: there is nothing to export yet",
+        f"see why: vortex-search leaderboard {board.run}; "
+        f"go on with: vortex-search resume {board.run}",
+    ]
 
 
 def _sealed_lines(board: Board) -> list[str]:

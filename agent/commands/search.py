@@ -12,12 +12,14 @@ from typing import Any
 import click
 
 from agent.commands.configure import changed, make_config
+from agent.ending import ending, retry
 from agent.llm.account import Agent
 from agent.llm.expenses import summary
 from agent.llm.prefix import prefix
 from agent.llm.recruit import check_agents, recruit
 from agent.llm.studio import Studio
 from agent.loop import Search
+from agent.presentation import board_of
 from agent.proposers.ablate import Ablate
 from agent.proposers.evolve import Evolve
 from agent.proposers.tune import Tune
@@ -26,6 +28,7 @@ from agent.view import View
 from evals.evaluator import environment
 from evals.models.fetch import NAMES
 from evals.models.fit import obtain
+from runs.board import crashes
 from runs.naming import find_run
 from runs.records import RunConfig
 from runs.store import Store
@@ -126,6 +129,9 @@ def resume(run: str | None, runs_dir: Path, **changes: Any) -> None:
         _make_ready(config)
         if "gpu_seconds" in given and cap_note(config):
             _say(f"note: {cap_note(config)}")
+        waiting = retry(store)
+        if waiting:
+            _say(f"nothing stood: {waiting} that crashed or took too long are judged again")
         agents = _recruited_again(store, config)
     except VortexError:
         store.close()
@@ -173,8 +179,10 @@ def drive(store: Store, agents: Sequence[Agent] | None = ()) -> None:
         search.studio.capped = agents is None
     try:
         search.run()
-        for line in summary(store):
+        view.finish()
+        for line in (*summary(store), *crashes(board_of(store))):
             _say(line)
+        end = ending(search)
     finally:
         view.finish()
         signal.signal(signal.SIGINT, previous)
@@ -182,7 +190,13 @@ def drive(store: Store, agents: Sequence[Agent] | None = ()) -> None:
     if stopped.is_set():
         click.echo(f"stopped; go on with: vortex-search resume {store.name}", err=True)
         raise click.exceptions.Exit(ExitCode.INTERRUPTED)
-    click.echo(f"done: vortex-search leaderboard {store.name}", err=True)
+    if not end.why:
+        click.echo(f"done: vortex-search leaderboard {store.name}", err=True)
+        return
+    click.echo(end.line(), err=True)
+    click.echo(f"what came: vortex-search leaderboard {store.name}", err=True)
+    if end.exit_code:
+        raise click.exceptions.Exit(end.exit_code)
 
 
 COMMANDS = (start, resume)

@@ -13,7 +13,9 @@ from typing import Any, Literal
 
 import torch
 
+from evals.device.baselines import unusable
 from evals.device.throughput import DeviceTiming, Pairs, measure
+from evals.device.trials import Rows
 from evals.evaluator import Evaluator, failed
 from evals.models.fetch import cache_dir
 from evals.models.transformer import Attend
@@ -44,6 +46,9 @@ class DeviceEvaluator(Evaluator):
         self.model.to(self.cuda)
         self._lock, self._turns = (cache_dir() / "gpu.lock").open("a"), 0
         torch.zeros(1, device=self.cuda)
+        # Now, not where they are timed: a process that a confined worker starts may get no GPU.
+        rows = Rows.of(self.geometry, self.workload, self.cuda)
+        self.unusable = unusable(rows, cache_dir() / "kernels" / "baselines")
 
     def place(self) -> AbstractContextManager[Any]:
         """New tensors are made on the GPU."""
@@ -112,7 +117,7 @@ class DeviceEvaluator(Evaluator):
             with self._turn(fcntl.LOCK_EX):
                 timing = measure(
                     candidate, self.geometry, self.workload, attended=cost.attended_tokens,
-                    index_bytes=cost.page_bytes,
+                    index_bytes=cost.page_bytes, left_out=self.unusable,
                 )  # fmt: skip
         except Unfused as reason:
             stages.append(failed(Stage.THROUGHPUT, Status.REJECTED, reason.message))

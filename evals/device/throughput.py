@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from evals.device.baselines import Attend, loaded
+from evals.device.baselines import loaded
 from evals.device.decoder import Decoder, fits
+from evals.device.trials import Attend
 from vortex.compile import compile_text
 from vortex.geometry import Geometry
 from vortex.ir import Candidate
@@ -62,7 +63,7 @@ class DeviceTiming:
     Attributes:
         attention: routing and attention of every layer, nothing else.
         step: the whole decode step; None where the target's is not built (experts, latent).
-        full_by: the full attention that was fastest.
+        full_by: the full attention that was fastest, and why others were left out.
         chosen_by: ``kernels``, or ``torch`` where the candidate has none.
         captured: whether the candidate's step was a CUDA graph.
         attended: mean pages attended per sequence and KV head on a sparse layer, times page size.
@@ -197,6 +198,7 @@ def measure(
     *,
     attended: int,
     index_bytes: int,
+    left_out: Mapping[str, str],
     pairs: int = _PAIRS,
 ) -> DeviceTiming:
     """Check a candidate's outputs at the target's geometry, then time it beside full attention.
@@ -204,6 +206,7 @@ def measure(
     Args:
         attended, index_bytes: tokens per sequence and KV head, and bytes of fields of a page, as
             priced: they choose the schedule.
+        left_out: full attention of others that does not work here, by name, and why.
 
     Raises:
         Unfused: E613, the candidate is a control that no device runs.
@@ -218,7 +221,7 @@ def measure(
     mismatch = difference(candidate, sparse, bed)
     if mismatch:
         return DeviceTiming(None, None, mismatch=mismatch)
-    best, name = fastest_full(full, bed)
+    best, name = fastest_full(full, bed, left_out)
     every = candidate.policies.reuse_steps
     attention = _paired(lambda: bed.run(sparse), lambda: bed.run(best), sparse, every, pairs)
     step = None
@@ -292,11 +295,11 @@ def _wrong_outputs(
     return None
 
 
-def fastest_full(full: Decode, bed: _Bed) -> tuple[StepAttend, str]:
-    """The fastest full attention that loads here, and its name."""
+def fastest_full(full: Decode, bed: _Bed, left_out: Mapping[str, str]) -> tuple[StepAttend, str]:
+    """The fastest full attention that works here; its name, and why others were left out."""
     bed.run(full)
     full.attend(0, bed.q[0], bed.out)
-    others = loaded(bed.pool, full.setting, bed.q[0], bed.out)
+    others, reasons = loaded(bed.pool, full.setting, bed.q[0], bed.out, left_out=left_out)
     rivals: dict[str, StepAttend] = {"vortex": full}
     rivals |= {name: _OtherFull(full, run) for name, run in others.items()}
     times = {}
@@ -304,7 +307,12 @@ def fastest_full(full: Decode, bed: _Bed) -> tuple[StepAttend, str]:
         graph, _ = _graph(lambda a=attend: bed.run(a))  # type: ignore[misc]
         times[name] = statistics.median(_seconds(graph) for _ in range(5))
     name = min(times, key=lambda n: times[n])
-    return rivals[name], name
+    return rivals[name], named_by(name, reasons)
+
+
+def named_by(name: str, left_out: Mapping[str, str]) -> str:
+    """What candidates were timed beside, and why not beside others."""
+    return "; ".join([name, *(f"{other} left out: {why}" for other, why in left_out.items())])
 
 
 def _paired(

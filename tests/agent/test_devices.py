@@ -10,12 +10,15 @@ import torch
 from agent.commands.configure import make_config
 from agent.devices import priced_device, run_device
 from agent.loop import Search
+from agent.presentation import board_of
 from agent.proposers.evolve import Evolve
 from agent.workers import crew_for
 from evals.result import Stage
+from runs.leaderboard import facts
 from runs.records import SCHEMA_VERSION, RunConfig
 from runs.store import Store
 from tests.drive_search import HANDLER
+from tests.runs.synthetic import evaluation, metric, new_store, stage
 from vortex.errors import ExitCode, VortexError
 
 WITHOUT = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
@@ -87,3 +90,16 @@ def test_on_a_gpu_every_judged_candidate_is_timed_once(tmp_path: Path) -> None:
         wanted = Stage.ACCURACY in kinds and not record.control
         assert kinds.count(Stage.THROUGHPUT) == wanted
     store.close()
+
+
+def test_the_leaderboard_says_beside_what_candidates_were_timed_and_what_was_left_out(
+    tmp_path: Path,
+) -> None:
+    store = new_store(tmp_path)
+    found, _ = store.add(text="x", knobs={}, proposer="seed", name="A")
+    by = "full attention by vortex; FlashAttention-3 left out: it ended its process"
+    timed = metric("gpu_speedup", 2.0).model_copy(update={"workload": f"batch 16, {by}"})
+    store.record(found, evaluation(stage(Stage.THROUGHPUT, metrics=(timed,))))
+    board = board_of(store)
+    assert board.gpu == f"h200 ({by})"
+    assert any(f"on h200 ({by})" in line for line in facts(board))

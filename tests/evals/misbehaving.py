@@ -41,6 +41,9 @@ class Misbehaving:
     def _raise(self, request: Mapping[str, Any]) -> None:
         raise ValueError("on purpose")
 
+    def _who(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        return {"pid": os.getpid()}
+
     def _exit(self, request: Mapping[str, Any]) -> None:
         os._exit(7)
 

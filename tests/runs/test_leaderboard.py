@@ -9,7 +9,7 @@ import math
 
 import pytest
 
-from runs.board import COLUMNS, Cell, ProposerRow, columns, shown
+from runs.board import COLUMNS, Cell, ProposerRow, columns, crashes, shown
 from runs.leaderboard import facts, render_csv, render_json, render_markdown, render_terminal
 from tests.runs.synthetic import HOSTILE, board, row
 
@@ -162,3 +162,16 @@ def test_who_proposed_is_shown_below_every_table_with_the_share_now() -> None:
     assert "who proposed" not in render_terminal(BOARD, color=False, width=220)
     csv_rows = list(csv.DictReader(io.StringIO(render_csv(whole))))
     assert len(csv_rows) == 1, "CSV is one table: candidates"
+
+
+def test_what_candidates_crashed_with_stands_above_every_table_once_for_each_message() -> None:
+    killed = [row(i, status="crashed", message=f"note of {i}\ndevice kernel image is invalid")
+              for i in range(1, 6)]  # fmt: skip
+    other = row(6, status="crashed", message="the worker ended by signal SIGKILL")
+    shown_board = board(*killed, other, row(7))
+    said = [
+        "5 candidates crashed: device kernel image is invalid",
+        "1 candidate crashed: the worker ended by signal SIGKILL",
+    ]
+    assert crashes(shown_board) == said and set(said) <= set(facts(shown_board))
+    assert not crashes(board(row(1), row(2, status="slow", message="no faster")))
