@@ -15,19 +15,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from agent.cli import main
 from evals.models.write_folder import gguf_to_folder
+from tests.centroid import centroid
 from tests.evals.test_write_folder import small_gguf
 from tests.openai_server import TinyServer
 
-PROGRAM = """import vortex as vx
-class Mine(vx.Algorithm):
-    page_size = 16
-    def summarize(self, k, v):
-        return vx.Summary(mean=k.mean("token"))
-    def score(self, q, page):
-        return vx.dot(q, page.mean, "dim").max("head")
-    def select(self, score):
-        return vx.top_k(score, tokens=512) | vx.sinks(1) | vx.recent(1)
-"""
+PROGRAM = centroid(512)
 CONFIG = {
     "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 300,
@@ -325,7 +317,7 @@ def test_no_covered_prompt_is_longer_than_the_model(
     tmp_path: Path, program: Path, folder: Path, engines: list[Any]
 ) -> None:
     (folder / "model.safetensors").write_text("")
-    program.write_text(PROGRAM.replace("tokens=512", "tokens=8192"))
+    program.write_text(centroid(8192))
     result = run(program, "--weights", folder, "--throughput", "1x40", "--pairs", "1", "--json",
                  "-o", tmp_path / "o")  # fmt: skip
     assert result.exit_code == 0, result.output

@@ -21,15 +21,16 @@ from evals.result import Stage, Status
 from runs.engine import engine_results
 from runs.store import Store
 from tests.agent.test_serve_eval import CONFIG
-from tests.agent.test_serve_eval import PROGRAM as ONE
+from tests.centroid import centroid
 from tests.evals.engine.fake import FakeEngine
 from tests.evals.test_write_folder import small_gguf
 from tests.runs.synthetic import evaluation, metric, new_store, samples, stage
 from vortex.compile import compile_text
 from vortex.exported import read_exported
 
-_KNOB = "page_size = 16\n    budget = vx.choice(512, 1024, 2048, 4096)"
-PROGRAM = ONE.replace("page_size = 16", _KNOB).replace("tokens=512", "tokens=self.budget")
+PROGRAM = centroid(0, more="budget = vx.choice(512, 1024, 2048, 4096)").replace(
+    "tokens=0", "tokens=self.budget"
+)
 WRONG = ("0?", "2?", "3?")
 POINT = ("--throughput", "2x32", "--pairs", "2")
 

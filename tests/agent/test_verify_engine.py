@@ -18,21 +18,13 @@ import torch
 from agent.commands.verify import Check, _engine
 from evals.engine import sglang_engine
 from evals.engine.engine import Mode, Request
+from tests.centroid import centroid
 from tests.evals.engine.fake import FakeEngine
 from vortex.compile import compile_text
 from vortex.errors import VortexError
 from vortex.serving.sglang.check import difference
 
-PROGRAM = """import vortex as vx
-class Mine(vx.Algorithm):
-    page_size = 16
-    def summarize(self, k, v):
-        return vx.Summary(mean=k.mean("token"))
-    def score(self, q, page):
-        return vx.dot(q, page.mean, "dim").max("head")
-    def select(self, score):
-        return vx.top_k(score, tokens=256) | vx.sinks(1) | vx.recent(1)
-"""
+PROGRAM = centroid(256)
 CONFIG = {
     "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 300,
@@ -146,7 +138,7 @@ def test_without_weights_or_tokenizer_the_lack_is_said_and_no_engine_starts(
 def test_a_budget_over_all_that_the_model_reads_leaves_nothing_to_check(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, machine: type[Engine]
 ) -> None:
-    large = PROGRAM.replace("tokens=256", "tokens=4096")
+    large = centroid(4096)
     found = checked(tmp_path, model, monkeypatch, TOKENS, program=large)["accuracy"]
     assert found.verdict == "not checked" and "beyond the budget of 4,096" in found.said
 

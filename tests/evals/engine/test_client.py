@@ -22,6 +22,7 @@ import pytest
 
 from evals.engine.shapes import shape_folder
 from runs.serving import engine_page
+from tests.centroid import centroid
 from tests.openai_server import TinyServer
 from vortex.exported import read_exported
 from vortex.geometry import from_config
@@ -29,16 +30,7 @@ from vortex.geometry import from_config
 pytest.importorskip("openai")
 import openai
 
-PROGRAM = """import vortex as vx
-class Served(vx.Algorithm):
-    page_size = 16
-    def summarize(self, k, v):
-        return vx.Summary(mean=k.mean("token"))
-    def score(self, q, page):
-        return vx.dot(q, page.mean, "dim").max("head")
-    def select(self, score):
-        return vx.top_k(score, tokens=512) | vx.sinks(1) | vx.recent(2)
-"""
+PROGRAM = centroid(512)
 _START_SECONDS = 280
 SAY = [{"role": "user", "content": "Count from one to twenty in words."}]
 
@@ -121,7 +113,7 @@ def test_the_server_has_the_pages_of_the_program_that_it_is_given(
     tmp_path: Path, model: str, own: int, page: str
 ) -> None:
     program = tmp_path / "program.py"
-    program.write_text(PROGRAM.replace("page_size = 16", f"page_size = {own}"))
+    program.write_text(centroid(512, page=own))
     command = served_by(shape_folder(model, tmp_path / model, 4096), program, 1)
     assert command[command.index("--page-size") + 1] == page
 

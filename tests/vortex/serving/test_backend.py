@@ -14,6 +14,7 @@ if not GPU:
     os.environ["TRITON_INTERPRET"] = "1"
 pytest.importorskip("triton")
 
+from tests.centroid import centroid  # noqa: E402
 from tests.vortex.serving.fake_engine import LATENT, Engine, Shape  # noqa: E402
 from vortex.compile import compile_text  # noqa: E402
 from vortex.errors import VortexError  # noqa: E402
@@ -26,21 +27,10 @@ from vortex.triton import attend, backend, store  # noqa: E402
 pytestmark = [pytest.mark.skipif(GPU, reason="the miniature engine lives on the CPU")]
 
 SEEDS = Path(__file__).resolve().parents[3] / "search_spaces" / "block_topk" / "seeds"
-PROGRAM = """import vortex as vx
-class Small(vx.Algorithm):
-    page_size = 16
-    {more}
-    def summarize(self, k, v):
-        return vx.Summary(mean=k.mean("token"))
-    def score(self, q, page):
-        return vx.dot(q, page.mean, "dim").max("head")
-    def select(self, score):
-        return vx.top_k(score, tokens={budget}) | vx.sinks(1) | vx.recent(1)
-"""
 
 
 def small(budget: int = 64, more: str = "") -> Candidate:
-    return compile_text(PROGRAM.format(budget=budget, more=more))
+    return compile_text(centroid(budget, more=more))
 
 
 def right(found: list[Agreement]) -> bool:
@@ -320,7 +310,7 @@ def test_picks_are_a_bit_for_each_page_of_each_request() -> None:
 
 
 def stateful(update: str, more: str = "") -> Candidate:
-    text = PROGRAM.format(budget=64, more=f"heat = vx.state(init=0.25)\n    {more}")
+    text = centroid(64, more=f"heat = vx.state(init=0.25)\n    {more}")
     text = text.replace('.max("head")', '.max("head") + page.heat.smooth(radius=1)')
     return compile_text(
         f"{text}    def update(self, page, mass):\n        return vx.State({update})\n"
@@ -370,5 +360,5 @@ def test_the_tap_keeps_what_a_choice_was_made_from(
     assert [f.stem for f in files[:2]] == ["step000_layer000", "step000_layer001"]
     found = compare(engine.candidate, read_choice(files[0]))
     assert found.pages == 2 * 4 and found.wrong == 0
-    other = compile_text(PROGRAM.format(budget=96, more=""))
+    other = compile_text(centroid(96))
     assert compare(other, read_choice(files[0])).wrong > 0

@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("triton")
 
+from tests.centroid import centroid
 from vortex.compile import compile_text
 from vortex.cost import price
 from vortex.devices import DEVICES
@@ -22,16 +23,7 @@ SERVED = Served(
     "gqa", MODEL.layers, MODEL.group, MODEL.kv_heads, MODEL.dim, MODEL.vdim, (0, MODEL.dim), 40960,
     "NVIDIA H200",
 )  # fmt: skip
-CENTROID = compile_text("""import vortex as vx
-class Centroid(vx.Algorithm):
-    page_size = 16
-    def summarize(self, k, v):
-        return vx.Summary(mean=k.mean("token"))
-    def score(self, q, page):
-        return vx.dot(q, page.mean, "dim").max("head")
-    def select(self, score):
-        return vx.top_k(score, tokens=1024) | vx.sinks(1) | vx.recent(2)
-""")
+CENTROID = compile_text(centroid(1024, recent=2))
 
 
 @pytest.mark.parametrize("rows", [1, 2, 8, 64])

@@ -20,20 +20,12 @@ if not GPU:
     os.environ["TRITON_INTERPRET"] = "1"
 pytest.importorskip("triton")
 
+from tests.centroid import centroid  # noqa: E402
 from vortex.errors import VortexError  # noqa: E402
 from vortex.serving.sglang import graphs, internals, plugin  # noqa: E402
 from vortex.serving.sglang.backend import VortexBackend  # noqa: E402
 
-PROGRAM = """import vortex as vx
-class Small(vx.Algorithm):
-    page_size = 16
-    def summarize(self, k, v):
-        return vx.Summary(mean=k.mean("token"))
-    def score(self, q, page):
-        return vx.dot(q, page.mean, "dim").max("head")
-    def select(self, score):
-        return vx.top_k(score, tokens=64) | vx.sinks(1) | vx.recent(1)
-"""
+PROGRAM = centroid(64)
 
 
 class AttentionBackend:
