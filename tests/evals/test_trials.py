@@ -13,12 +13,13 @@ pytest.importorskip("triton")
 
 from evals.device import baselines, trials
 from evals.device.baselines import Other, loaded, unusable
-from evals.device.throughput import named_by, shapes_of
+from evals.device.throughput import named_by
 from evals.device.trials import Rows, tried
 from evals.worker import WorkerProcess
 from tests.evals import fake_baselines as fakes
 from tests.evals.fake_baselines import KILLS, ROWS
 from vortex.geometry import geometry
+from vortex.triton.arrays import Shapes
 from vortex.workload import Workload
 
 DIED = f"it ended its process with exit code 1: {KILLS}"
@@ -102,7 +103,7 @@ def test_a_target_is_tried_in_the_shape_that_its_step_has(name: str) -> None:
     target = geometry(name)
     rows = Rows.of(target, Workload(batch=2, context=70), torch.device("cpu"))
     pool, setting, q = trials._bed(rows, 64)
-    cache, wanted = pool.caches[0], shapes_of(target)
+    cache, wanted = pool.caches[0], Shapes.of(target)
     assert cache.latent == (target.kind == "mla") and pool.kv_heads == target.kv_heads
     assert (cache.k.shape[3], cache.v.shape[3]) == (target.dim, target.vdim)
     assert (setting.shapes.group, setting.shapes.vdim) == (wanted.group, wanted.vdim)
