@@ -79,14 +79,16 @@ def test_a_failure_is_believed_for_a_while_and_a_success_for_good(
     assert trials_in(counts) == 3
 
 
-@pytest.mark.parametrize("text", ["", "[]", "null", '{"reason": ""}', '{"created": "x"}'])
-def test_a_damaged_record_of_a_trial_is_no_record(text: str, tmp_path: Path, counts: Path) -> None:
+def test_a_damaged_record_of_a_trial_is_no_record(tmp_path: Path, counts: Path) -> None:
     kept = tmp_path / "kept"
     assert tried(fakes.works, ROWS, package="torch", folder=kept) == ""
     (path,) = kept.glob("*.json")
-    path.write_text(text)
-    assert tried(fakes.works, ROWS, package="torch", folder=kept) == ""
-    assert trials_in(counts) == 2 and json.loads(path.read_text())["reason"] == ""
+    damaged = ("", "null", '{"created": "x"}')
+    for text in damaged:
+        path.write_text(text)
+        assert tried(fakes.works, ROWS, package="torch", folder=kept) == ""
+        assert json.loads(path.read_text())["reason"] == ""
+    assert trials_in(counts) == 1 + len(damaged)
 
 
 def test_rows_share_pages_so_that_a_long_context_costs_no_memory(

@@ -317,8 +317,10 @@ def stateful(update: str, more: str = "") -> Candidate:
     )
 
 
-@pytest.mark.parametrize("shape", [Shape(), LATENT], ids=["gqa", "mla"])
-@pytest.mark.parametrize("more", ["", "reuse = vx.reuse(layers=1, steps=2)"])
+@pytest.mark.parametrize(
+    ("shape", "more"), [(Shape(), ""), (LATENT, "reuse = vx.reuse(layers=1, steps=2)")],
+    ids=["gqa", "mla, a ranking kept"],
+)  # fmt: skip
 def test_states_live_with_their_request(shape: Shape, more: str) -> None:
     engine = Engine(stateful("heat=0.5 * page.heat + 2 * mass", more), shape)
     engine.backend.init_cuda_graph_state(4, 4)
