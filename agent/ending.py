@@ -53,7 +53,7 @@ def ending(search: Search) -> Ending:
         return _no_scale(now, search.last_fault, again)
     if waiting:
         why = f"the machine failed on {_number(waiting)} ({made}): {search.last_fault}"
-        return Ending(why, f"mend it, then: {again}", code or ExitCode.OK)
+        return Ending(why, f"mend it, then: {again}", code)
     if not now.judged():
         return _nothing_stands(now, made, again)
     if search.studio is not None and search.studio.capped:

@@ -59,7 +59,9 @@ def main() -> None:
     parser.add_argument("--from", dest="start", default="", help="the first line to run holds this")
     args = parser.parse_args()
     lines = [x for x in lines_of(args.document.read_text()) if not x.startswith("pip install")]
-    first = next((i for i, line in enumerate(lines) if args.start in line), 0)
+    first = next((i for i, line in enumerate(lines) if args.start in line), None)
+    if first is None:
+        parser.error(f"no shell line of {args.document} holds '{args.start}'")
     failed = 0
     for line, code, seconds in follow(lines[first:], args.out):
         failed += code != 0

@@ -1,7 +1,7 @@
 """Whether an unedited SGLang serves a program right: tokens and pages, one command, two minutes.
 
-    python benchmarks/sglang_equality.py --out results
-    python benchmarks/sglang_equality.py --shape mla --model FOLDER --tp 2 --policies "reuse = ..."
+    python benchmarks/sglang_equality.py --out results    # --shape mla, --tp 2, --model FOLDER
+    python benchmarks/sglang_equality.py --policies "reuse = vx.reuse(layers=1, steps=3)"
 
 An engine of a small model of random weights (``--model``: a checkpoint and its own). Requests that
 the budget covers, mixed lengths, shared prefixes, retraction forced: the same tokens by sparse

@@ -28,7 +28,7 @@ shift
 exec python -m sglang.launch_server --model-path "$model" --attention-backend vortex \\
     --page-size {page}{memory} "$@"
 """
-_SHARE = 1 / 12  # of the cache: fields beyond that do not fit beside SGLang's own fraction
+_SHARE = 1 / 12  # of the cache: fields of no more than that fit beside SGLang's own fraction
 _ANY = Workload(batch=1, context=32768)  # shares do not depend on it
 _FRACTION = 0.8  # of the GPU's memory, for weights, cache and fields together
 

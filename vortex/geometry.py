@@ -179,6 +179,13 @@ class _Config:
             raise self.bad(f"'{key}' is {str(value)[:40]}, not a count")
         return value
 
+    def rotary(self, head_dim: int) -> int:
+        """Columns of a head of grouped queries that are rotated; 0: all."""
+        try:
+            return rotary_columns(self.values, head_dim)
+        except (TypeError, ValueError, OverflowError):
+            raise self.bad("rotary_dim or partial_rotary_factor is no number") from None
+
     def positive(self, key: str, default: int | None = None) -> int:
         value = self.count(key, default)
         if value < 1:
@@ -276,7 +283,7 @@ def from_values(values: Mapping[str, Any], *, name: str, source: str, where: str
         kv_heads=1 if mla else config.positive("num_key_value_heads", heads),
         head_dim=head_dim,
         kv_lora_rank=config.positive("kv_lora_rank") if mla else 0,
-        rope_dim=config.positive("qk_rope_head_dim") if mla else rotary_columns(values, head_dim),
+        rope_dim=config.positive("qk_rope_head_dim") if mla else config.rotary(head_dim),
         vocab=vocab,
         max_context=config.positive("max_position_embeddings"),
         dense_parameters=linear + other,
@@ -293,13 +300,16 @@ def rotary_columns(config: Mapping[str, Any], head_dim: int) -> int:
 
     Args:
         config: of a checkpoint; ``rotary_dim`` or ``partial_rotary_factor`` says it.
+
+    Raises:
+        TypeError, ValueError, OverflowError: what says it is no number.
     """
     newer = config.get("rope_parameters")
     share = config.get("partial_rotary_factor") or (
         newer.get("partial_rotary_factor") if isinstance(newer, dict) else None
     )
-    count = config.get("rotary_dim") or (int(share * head_dim) if share else 0)
-    return int(count) if 0 < int(count) < head_dim else 0
+    count = int(config.get("rotary_dim") or float(share or 0) * head_dim)
+    return count if 0 < count < head_dim else 0
 
 
 def from_config(path: Path) -> Geometry:

@@ -20,48 +20,22 @@ from evals.models.write_folder import gguf_to_folder
 from evals.result import Stage, Status
 from runs.engine import engine_results
 from runs.store import Store
+from tests.agent.searched_run import PROGRAM, searched_run
 from tests.agent.test_serve_eval import CONFIG
-from tests.centroid import centroid
 from tests.evals.engine.fake import FakeEngine
 from tests.evals.test_write_folder import small_gguf
-from tests.runs.synthetic import evaluation, metric, new_store, samples, stage
+from tests.runs.synthetic import new_store
 from vortex.compile import compile_text
 from vortex.exported import read_exported
 
-PROGRAM = centroid(0, more="budget = vx.choice(512, 1024, 2048, 4096)").replace(
-    "tokens=0", "tokens=self.budget"
-)
 WRONG = ("0?", "2?", "3?")
 POINT = ("--throughput", "2x32", "--pairs", "2")
 
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run, on whose front are three budgets: the faster, the lossier."""
-    folder = tmp_path_factory.mktemp("runs")
-    store = new_store(folder, rungs=(4,), workers=1, throughput=False)
-    judged(store, "Full", "the control", {}, loss=1.0, seconds=9e-3)
-    judged(store, "RandomPages", "another", {}, loss=10.0, seconds=1e-3)
-    for budget, loss in ((512, 3.0), (1024, 2.0), (2048, 1.5)):
-        judged(store, "Mine", PROGRAM, {"budget": budget}, loss=loss, seconds=1e-6 * budget)
-    judged(store, "Mine", PROGRAM, {"budget": 4096}, loss=5.0, seconds=4e-3)
-    store.close()
-    return folder
-
-
-def judged(
-    store: Store, name: str, text: str, knobs: dict[str, int | float | str], *, loss: float,
-    seconds: float,
-) -> None:  # fmt: skip
-    control = text != PROGRAM
-    i, _ = store.add(text=text, knobs=knobs, proposer="seed", control=control, name=name)
-    seen = [loss + 0.01 * context for context in range(4)]
-    stages = (
-        stage(Stage.PRICE, metrics=(metric(value=seconds),)),
-        stage(samples=samples(seen) + samples(seen, task="copy")),
-    )
-    digest = name if control else compile_text(text, knobs).candidate_hash
-    store.record(i, evaluation(*stages, digest=digest), name=name)
+    """A folder with a run to serve from."""
+    return searched_run(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture

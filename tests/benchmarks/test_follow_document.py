@@ -47,6 +47,11 @@ def test_lines_share_a_shell_its_variables_and_its_jobs(tmp_path: Path) -> None:
     assert "said" in (tmp_path / "a" / "out" / "log.txt").read_text()
 
 
+def test_a_document_without_such_a_line_is_no_success(tmp_path: Path) -> None:
+    code, lines = followed(tmp_path / "c", "true", "--from", "no such line")
+    assert code == 2 and lines == []
+
+
 def test_a_line_that_fails_fails_the_whole(tmp_path: Path) -> None:
     code, lines = followed(tmp_path / "b", "false", "--from", "WORD=kept")
     assert code == 1 and ("false", 1) in lines

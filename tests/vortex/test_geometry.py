@@ -12,6 +12,7 @@ import pytest
 from vortex.devices import DEVICES, Device, device
 from vortex.errors import VortexError
 from vortex.geometry import GEOMETRIES, Workload, from_config, geometry, rotary_columns
+from vortex.known_models import KNOWN
 
 LLAMA: dict[str, Any] = {
     "model_type": "llama",
@@ -66,6 +67,21 @@ def test_gqa_routes_per_kv_head() -> None:
     assert geometry("qwen3-4b").sizes() == {
         "dim": 128, "vdim": 128, "head": 4, "rope": 128, "nope": 0,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"rotary_dim": "half"}, {"rotary_dim": [64]}, {"partial_rotary_factor": "x"},
+     {"partial_rotary_factor": float("inf")}, {"rope_parameters": {"partial_rotary_factor": [1]}}],
+)  # fmt: skip
+def test_rotary_columns_that_are_no_number_are_a_message(
+    tmp_path: Path, bad: dict[str, Any]
+) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(KNOWN["qwen3-1.7b"][1] | {"model_type": "qwen3"} | bad))
+    with pytest.raises(VortexError) as caught:
+        from_config(path)
+    assert caught.value.code == "E404"
 
 
 @pytest.mark.parametrize(

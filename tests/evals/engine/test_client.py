@@ -58,6 +58,12 @@ def client(
     yield from started(Path(model), tmp_path_factory.mktemp("server"))
 
 
+@pytest.fixture
+def real(request: pytest.FixtureRequest) -> bool:
+    """Whether the server has a model."""
+    return bool(request.node.callspec.params["client"] == "real")
+
+
 def connected(url: str) -> tuple[openai.OpenAI, str]:
     found = openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=120)
     return found, found.models.list().data[0].id
@@ -161,6 +167,22 @@ def test_requests_at_once_get_their_own_answers(client: Any) -> None:
         found = list(pool.map(ask, counts))
     assert [(c, n) for c, _, n in found] == [(c, c) for c in counts]
     assert all(text for _, text, _ in found)
+
+
+def test_sixteen_at_once_are_told_what_every_model_knows(client: Any, real: bool) -> None:
+    if not real:
+        pytest.skip("the tiny server says one thing")
+    server, model = client
+    asked = [{"role": "user", "content": "What is the capital of France?"}]
+
+    def ask(_: int) -> str:
+        made = server.chat.completions.create(
+            model=model, messages=asked, max_tokens=24, temperature=0
+        )
+        return str(made.choices[0].message.content)
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert all("Paris" in reply for reply in pool.map(ask, range(16)))
 
 
 def test_a_long_prompt_is_answered_beyond_what_the_budget_covers(client: Any) -> None:

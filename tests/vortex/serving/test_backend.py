@@ -190,6 +190,16 @@ def test_a_capture_takes_the_kind_that_it_is_told_whatever_ran_before() -> None:
         assert engine.backend.dense is kind
 
 
+def test_a_graph_larger_than_its_memory_is_refused() -> None:
+    """Memory of batches without a graph moves; a graph that read it would read what is freed."""
+    engine = Engine(small())
+    engine.backend.init_cuda_graph_state(1, 1)
+    engine.prefill({1: 100, 2: 40})
+    with pytest.raises(VortexError, match="a graph for 2 sequences") as raised:
+        engine.backend.init_forward_metadata_out_graph(engine.batch(1, 2), in_capture=True)
+    assert raised.value.code == "E804"
+
+
 def test_a_replay_of_sparse_layers_alone_prepares_nothing_of_the_inner_backend() -> None:
     for more, wanted in (("", False), ("dense_layers = vx.layers(first=1)", True)):
         engine = Engine(small(more=more))

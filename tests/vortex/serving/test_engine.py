@@ -73,6 +73,9 @@ def test_sparse_steps_within_the_budget_give_the_tokens_of_full_attention(
     for run in found.values():
         assert near(run), run
         assert run["largest_logprob_shift"] <= 2 * NEAR, run
+    if request.node.callspec.params["results"] == "trained":  # random weights are all near ties
+        noise = found["dense, other order"]["parted"]
+        assert found["sparse"]["parted"] <= noise + found["sparse"]["requests"] // 4
 
 
 def test_pages_chosen_in_the_engine_are_the_references(

@@ -109,7 +109,7 @@ class VortexBackend:
         mode = forward_batch.forward_mode
         if mode.is_decode():
             self.dense = self.attends_all(forward_batch.seq_lens_cpu)
-            self._begin(forward_batch)
+            self._begin(forward_batch, captured=False)
         elif mode.is_extend():
             self._plan(forward_batch)
 
@@ -127,7 +127,7 @@ class VortexBackend:
         if in_capture or not decodes or self.dense or not self._all_sparse:
             self.inner.init_forward_metadata_out_graph(forward_batch, in_capture=in_capture)
         if decodes:
-            self._begin(forward_batch)
+            self._begin(forward_batch, captured=True)
 
     def init_forward_metadata_in_graph(self, forward_batch: Any) -> None:
         """The part that is recorded."""
@@ -135,7 +135,7 @@ class VortexBackend:
         if self._step is not None:
             self._step.newest_known = False
 
-    def _begin(self, batch: Any) -> None:
+    def _begin(self, batch: Any, *, captured: bool) -> None:
         sparse, rows, size = self.sparse, int(batch.batch_size), self.sparse.candidate.page_size
         self._step = None
         if not sparse.layers or not rows:
@@ -147,7 +147,7 @@ class VortexBackend:
                 sparse.turns.restart(requests, lengths)
             return
         self._catch_up()
-        step = sparse.step(self._space(rows), rows)
+        step = sparse.step(self._space(rows, captured), rows)
         if self.tap is not None:
             self.tap.begin(sparse, step)
         fill_table(self.requests, requests, lengths, size, step.table, step.lengths)
@@ -157,9 +157,14 @@ class VortexBackend:
         step.newest_known = False
         self._step = step
 
-    def _space(self, rows: int) -> Space:
+    def _space(self, rows: int, captured: bool) -> Space:
         if self._graph_space is not None and rows <= self._graph_space.rows:
             return self._graph_space
+        if captured:  # the other space moves when a larger batch comes
+            raise VortexError(
+                f"a graph for {rows} sequences, and no memory was made for it", code="E804",
+                exit_code=ExitCode.ENVIRONMENT,
+            )  # fmt: skip
         if self._eager_space is None or rows > self._eager_space.rows:
             self._eager_space = self.sparse.space(1 << (rows - 1).bit_length())
         return self._eager_space
