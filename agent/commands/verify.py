@@ -203,9 +203,18 @@ def _said(facts: dict[str, Any]) -> Check:
     what = str(facts.pop("what"))
     if what == "tokens":
         # A near tie may fall either way in bf16; a wide gap may not.
-        told = f"greedy tokens, sparse against full attention, in the budget: {json.dumps(facts)}"
+        told = (
+            f"{facts['equal']} of {facts['requests']} greedy replies within the budget are full "
+            f"attention's; {facts['parted']} part from them"
+        )
+        if facts["parted"]:
+            widest = max(facts["gap_where_parted"], default=0.0)
+            told += f", where full attention found the other token at most {widest:g} nats less likely"
+        if facts["beyond_the_top"]:
+            told += f", {facts['beyond_the_top']} of them at a token far from its own"
         return Check("engine", "ok" if near(facts) else "failed", told)
-    return Check(what[:10], "ok", json.dumps(facts))
+    drawn = "random: it has none" if facts.get("random") else "its own"
+    return Check(what[:10], "ok", drawn)
 
 
 def _accuracy(
@@ -228,7 +237,8 @@ def _accuracy(
 def _needles(
     folder: Path, candidate: Candidate, page: int, model: Path, context: int
 ) -> Check:  # fmt: skip
-    from evals.engine.needles import COUNT, LOSS, REPLY_TOKENS, TELLING, ask_needles, prompt_length
+    from evals.engine.needles import COUNT, LOSS, REPLY_TOKENS, TELLING, TEMPLATE
+    from evals.engine.needles import ask_needles, prompt_length
     from evals.engine.sglang_engine import Setup, SGLangEngine
     from evals.engine.shapes import context_for
     from vortex.serving.sglang.bookkeeping import budget_tokens
@@ -240,14 +250,15 @@ def _needles(
                      f"for prompts beyond the budget of {budget:,}")  # fmt: skip
     setup = Setup(
         model=model, export=folder, weights=True, page_size=page,
-        context=context_for(length + REPLY_TOKENS, longest),
+        context=context_for(length + TEMPLATE + REPLY_TOKENS, longest),
     )  # fmt: skip
     engine = SGLangEngine(setup)
     try:
         with tempfile.TemporaryDirectory() as scratch:
             found = ask_needles(
-                engine, candidate.candidate_hash, length, engine.encode, Path(scratch) / "answers"
-            )
+                engine, candidate.candidate_hash, length, engine.encode, Path(scratch) / "answers",
+                shown=engine.chat if engine.chats else str,
+            )  # fmt: skip
     finally:
         engine.close()
     said = (

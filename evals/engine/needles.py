@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from evals.engine.generators import Encode, generate
 from evals.engine.shapes import SPARE
 from evals.engine.statistics import Estimate, mean_at_k, paired_difference
 
-COUNT, REPLY_TOKENS = 16, 32
+COUNT, REPLY_TOKENS = 16, 64
+TEMPLATE = 512  # tokens that a chat format may add
 LOSS, ERRORS = 0.2, 2.0  # a program fails below -LOSS by more than so many standard errors
 TELLING = 0.5  # full attention's mean below which 16 problems cannot show such a loss
 _BUDGETS, _LEAST = 4, 1024  # prompts have so many budgets, and so many tokens
@@ -52,13 +54,14 @@ def prompt_length(budget: int, otherwise: int, longest: int) -> int:
         0 where the budget covers all that the model can read.
     """
     wanted = max(_LEAST, _BUDGETS * budget) if budget else otherwise
-    length = min(wanted, longest - REPLY_TOKENS - SPARE)
+    length = min(wanted, longest - TEMPLATE - REPLY_TOKENS - SPARE)
     return length if length > budget else 0
 
 
 def ask_needles(
-    engine: Engine, program: str, length: int, encode: Encode, log: Path, *, seed: int = 0
-) -> Needles:
+    engine: Engine, program: str, length: int, encode: Encode, log: Path, *,
+    shown: Callable[[str], str] = str, seed: int = 0,
+) -> Needles:  # fmt: skip
     """Ask both modes of an engine for the same hidden numbers, greedily.
 
     Args:
@@ -66,12 +69,15 @@ def ask_needles(
         length: tokens of a prompt.
         encode: the served model's tokenizer.
         log: samples, kept as they come.
+        shown: from a problem's text to what is sent, as a chat template.
 
     Raises:
         VortexError: E902, the prompts are too short; E904, the engine failed; E905, the log.
     """
     problems = generate("needle", length, COUNT, encode, seed=seed)
-    exam = Exam(problems, 1, Sampling(REPLY_TOKENS), program, at_once=COUNT, seed=seed)
+    exam = Exam(
+        problems, 1, Sampling(REPLY_TOKENS), program, at_once=COUNT, seed=seed, shown=shown
+    )
     found = scored(examine(sides_of(engine), exam, log), problems)
     full, sparse = (
         {name: [worth for _, worth in samples] for name, samples in found[mode].items()}

@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import importlib.metadata
 import json
+import logging
 import os
 import shutil
 import signal
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +24,7 @@ from vortex.errors import ExitCode, VortexError, printable
 
 _PLUGINS, _OURS = "sglang.srt.plugins", "vortex"
 _PROGRAM, _SWITCH = "SGLANG_VORTEX_PROGRAM", "SGLANG_VORTEX_SWITCH"
+_BARS = "TQDM_DISABLE"
 INNER = "SGLANG_VORTEX_INNER"  # full attention's backend, where SGLang is not to choose
 
 
@@ -86,7 +89,7 @@ class SGLangEngine:
 
     def __init__(self, setup: Setup) -> None:
         self._scratch = Path(tempfile.mkdtemp(prefix="vortex-engine-"))
-        self._kept = {k: os.environ.get(k) for k in (_PROGRAM, _SWITCH)}
+        self._kept = {k: os.environ.get(k) for k in (_PROGRAM, _SWITCH, _BARS)}
         self._quit = signal.getsignal(signal.SIGQUIT)
         self._engine: Any = None
         self._switch: Callable[[str], None] | None = None
@@ -100,6 +103,9 @@ class SGLangEngine:
         self._by_text = not setup.arguments().get("skip_tokenizer_init", False)
 
     def _start(self, setup: Setup) -> None:
+        os.environ.setdefault(_BARS, "1")  # hundreds of lines of them in a log
+        logging.getLogger("transformers").setLevel(logging.ERROR)  # warns of drafts of prompts
+        warnings.filterwarnings("ignore", "resource_tracker: process died")  # SGLang ends it
         try:
             import sglang
         except ImportError as error:
@@ -131,8 +137,20 @@ class SGLangEngine:
         """Token numbers of a text, by the served model's tokenizer."""
         return list(self._engine.tokenizer_manager.tokenizer.encode(text))
 
+    @property
+    def chats(self) -> bool:
+        """Whether the model has a chat format."""
+        tokenizer = self._engine.tokenizer_manager.tokenizer
+        return bool(getattr(tokenizer, "chat_template", None))
+
     def chat(self, text: str) -> str:
-        """A text as a user's turn in the model's own format."""
+        """A text as a user's turn in the model's own format.
+
+        Raises:
+            VortexError: E904, it has none.
+        """
+        if not self.chats:
+            raise failed("the model has no chat format", "ask without --chat")
         turn = [{"role": "user", "content": text}]
         made = self._engine.tokenizer_manager.tokenizer.apply_chat_template(
             turn, tokenize=False, add_generation_prompt=True

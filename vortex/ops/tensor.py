@@ -77,7 +77,7 @@ def _compare(name: str, sign: str, function: Callable[..., torch.Tensor]) -> Op:
     def meaning(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return function(a, b).to(a.dtype if a.is_floating_point() else torch.float32)
 
-    kernel = f"({{0}} {sign} {{1}}).to(tl.float32)"
+    kernel = f"tl.where({{0}} {sign} {{1}}, 1.0, 0.0)"
     return _binary(name, meaning, f"a {sign} b as 1 or 0", kernel, commutes=name in ("eq", "ne"))
 
 

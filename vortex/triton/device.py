@@ -33,7 +33,7 @@ def smallest(x, AXIS: tl.constexpr):
 @triton.jit
 def sign(x):
     """-1, 0 or 1; NaN of NaN."""
-    found = (x > 0.0).to(tl.float32) - (x < 0.0).to(tl.float32)
+    found = tl.where(x > 0.0, 1.0, 0.0) - tl.where(x < 0.0, 1.0, 0.0)
     return tl.where(x != x, x, found)
 
 

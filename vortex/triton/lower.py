@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import torch
+
 from vortex.ir import Node, walk
+from vortex.named import Named, Run, named
 from vortex.ops import OPS
 from vortex.triton.project import Matrix, projected
 from vortex.triton.tiles import Segment, Tile, Unfused, Writer, segments
@@ -152,6 +157,8 @@ class Lowering:
         for n in node.inputs:
             self._extents(n)
         self._extents(node)
+        if entry.kind in ("elementwise", "reduce") and (found := self._known(node, xs)):
+            return found
         if node.op == "dot":
             return self._dot(node, *xs)
         if node.op in _REDUCTIONS:
@@ -174,6 +181,26 @@ class Lowering:
         numbers = {k: number(v) for k, v in attrs.items() if isinstance(v, int | float)}
         exact = node.op in _EXACT and all(x.exact for x in xs)
         return writer.map(lambda *names: entry.kernel.format(*names, **numbers), *xs, exact=exact)
+
+    def _known(self, node: Node, xs: Sequence[Tile]) -> Tile | None:
+        """Of numbers alone, a number that the reference gives: the compiler of kernels makes of
+        them what Python would (no float32, no infinity from a division by 0)."""
+        run = OPS[node.op].run
+        values = [self._numbers(x) for x in xs]
+        if run is None or not values or None in values:
+            return None
+        found = run(Run(rope=self.rope), tuple(v for v in values if v), dict(node.attrs))
+        every = itertools.product(*map(range, found.data.shape))
+        return Tile(found.names, (), {at: number(float(found.data[at])) for at in every})
+
+    def _numbers(self, x: Tile) -> Named | None:
+        """A value that is known here."""
+        known = {at: literal(text) for at, text in x.names.items()}
+        if x.tile or None in known.values():
+            return None
+        shape = [self.writer.extents[a] for a in x.small]
+        every = [known[at] for at in itertools.product(*map(range, shape))]
+        return named(torch.tensor(every, dtype=torch.float32).reshape(shape), *x.small)
 
     def _reduced(self, op: str, x: Tile, axis: str) -> Tile:
         w = self.writer
@@ -289,10 +316,16 @@ class Lowering:
 def number(value: object) -> str:
     """A number as kernel text."""
     assert isinstance(value, int | float)
-    if math.isinf(value):
+    if not math.isfinite(value):
         return f"float('{value}')"
     text = repr(float(value))
-    return f"({text})" if value < 0 else text
+    return f"({text})" if text.startswith("-") else text
+
+
+def literal(text: str) -> float | None:
+    """The number that ``number`` made the text of; None of a variable."""
+    found = re.fullmatch(r"\(?(-?\d[\d.e+-]*)\)?|float\('(-?inf|nan)'\)", text)
+    return float(found[1] or found[2]) if found else None
 
 
 def contiguous(axes: Mapping[str, int], wide: str | None) -> dict[str, int]:

@@ -60,6 +60,12 @@ def test_a_model_that_answers_less_than_half_by_itself_tells_nothing(tmp_path: P
     assert not found.telling and not found.worse
 
 
+def test_a_model_that_chats_is_asked_in_its_format(tmp_path: Path) -> None:
+    engine = FakeEngine(reply=lambda request, mode, call: "")
+    ask_needles(engine, "hash", 700, words, tmp_path / "log", shown=lambda text: f"<user>{text}")
+    assert all(str(r.prompt).startswith("<user>") for _, rs in engine.calls for r in rs)
+
+
 def test_prompts_are_longer_than_the_budget_or_there_are_none() -> None:
     assert prompt_length(2048, 100, 40_960) == 4 * 2048
     assert prompt_length(64, 100, 40_960) == 1024

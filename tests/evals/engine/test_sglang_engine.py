@@ -22,6 +22,8 @@ PROGRAM, SWITCH = "SGLANG_VORTEX_PROGRAM", "SGLANG_VORTEX_SWITCH"
 
 
 class _Tokenizer:
+    chat_template: str | None = "<user>"
+
     def encode(self, text: str) -> list[int]:
         return [len(w) for w in text.split()]
 
@@ -238,8 +240,32 @@ def test_without_sglang_or_its_plugin_it_is_said_how_to_get_them(
 def test_texts_are_encoded_and_put_as_a_turn_by_the_model_s_own_tokenizer(tmp_path: Path) -> None:
     engine = SGLangEngine(setup(tmp_path))
     assert engine.encode("ab cde") == [2, 3]
-    assert engine.chat("why?") == "<user>why?"
+    assert engine.chats and engine.chat("why?") == "<user>why?"
     engine.close()
+
+
+def test_a_model_without_a_chat_format_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_Tokenizer, "chat_template", None)
+    engine = SGLangEngine(setup(tmp_path))
+    assert not engine.chats
+    with pytest.raises(VortexError, match="no chat format") as caught:
+        engine.chat("why?")
+    assert caught.value.code == "E904"
+    engine.close()
+
+
+def test_an_engine_draws_no_progress_bars_unless_the_user_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    SGLangEngine(setup(tmp_path)).close()
+    assert StandIn.made[-1].environment["TQDM_DISABLE"] == "1"
+    assert "TQDM_DISABLE" not in os.environ
+    monkeypatch.setenv("TQDM_DISABLE", "0")
+    SGLangEngine(setup(tmp_path)).close()
+    assert StandIn.made[-1].environment["TQDM_DISABLE"] == "0"
 
 
 def test_the_backend_that_was_named_beside_the_plugin_is_among_the_facts(

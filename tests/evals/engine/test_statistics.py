@@ -168,6 +168,15 @@ def test_a_quantile_is_of_all_and_its_error_is_by_request() -> None:
     assert lone is not None and lone.error is None
 
 
+def test_the_error_of_a_tail_is_of_all_measurements_of_a_request() -> None:
+    """One stall in a hundred gaps lies beyond the 95th percentile, however few are looked at."""
+    stalls = [[0.004 + 0.0001 * (i % 7)] * 135 + [0.5] for i in range(256)]
+    found = quantile(stalls, 0.95, seed=0)
+    assert found is not None and found.low is not None and found.high is not None
+    assert 0.004 < found.low <= found.value <= found.high < 0.005
+    assert found.error is not None and found.error < 0.001
+
+
 def test_a_mean_of_one_has_no_error() -> None:
     assert mean([]) is None
     one = mean([2.0])

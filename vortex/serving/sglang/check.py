@@ -147,8 +147,10 @@ def main(model: str, covered: int, page_size: int, context: int) -> None:
                 runs.append(generated(made, prompts, 24, **more))
             print(json.dumps({"what": "tokens", **difference(*runs)}), flush=True)
         prompts = [tokens(context, 100 + i, vocab) for i in range(8)]
-        generated(made, prompts, 4)
         rates: dict[str, list[float]] = {"d": [], "s": []}
+        for mode in rates:  # the first steps of either are slow
+            switch(mode)
+            decode_rate(made, prompts, 8, _MANY)
         for _ in range(3):
             for mode, found in rates.items():
                 switch(mode)
