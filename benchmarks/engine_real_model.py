@@ -128,7 +128,11 @@ def compare(out: Path) -> list[dict[str, Any]]:
     engine, local = ([Answer.model_validate_json(x) for x in side] for side in lines)
     found = []
     for file in [None, *sorted((out / "programs").glob("*.py"))]:
-        report = _report(out / "engine" / f"{file.stem}.json") if file else {}
+        at = out / "engine" / f"{file.stem if file else ''}.json"
+        if file and not at.is_file():
+            print(f"{file.stem}: the engine's side has not ended", flush=True)
+            continue
+        report = _report(at) if file else {}
         mode, program = ("sparse", report["candidate_hash"]) if file else ("full", "")
         pair = [
             {a.name: a for a in side if a.mode == mode and (not file or a.program == program)}

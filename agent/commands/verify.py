@@ -209,7 +209,7 @@ def _said(facts: dict[str, Any]) -> Check:
         )
         if facts["parted"]:
             widest = max(facts["gap_where_parted"], default=0.0)
-            told += f", where full attention found the other token at most {widest:g} nats less likely"
+            told += f", full attention found the other token at most {widest:g} nats less likely"
         if facts["beyond_the_top"]:
             told += f", {facts['beyond_the_top']} of them at a token far from its own"
         return Check("engine", "ok" if near(facts) else "failed", told)
@@ -237,39 +237,38 @@ def _accuracy(
 def _needles(
     folder: Path, candidate: Candidate, page: int, model: Path, context: int
 ) -> Check:  # fmt: skip
-    from evals.engine.needles import COUNT, LOSS, REPLY_TOKENS, TELLING, TEMPLATE
-    from evals.engine.needles import ask_needles, prompt_length
+    from evals.engine import needles
     from evals.engine.sglang_engine import Setup, SGLangEngine
     from evals.engine.shapes import context_for
     from vortex.serving.sglang.bookkeeping import budget_tokens
 
     budget, longest = budget_tokens(candidate), from_config(model).max_context
-    length = prompt_length(budget, context, longest)
+    length = needles.prompt_length(budget, context, longest)
     if not length:
         return Check("accuracy", "not checked", f"this model reads {longest:,} tokens: no room "
                      f"for prompts beyond the budget of {budget:,}")  # fmt: skip
     setup = Setup(
         model=model, export=folder, weights=True, page_size=page,
-        context=context_for(length + TEMPLATE + REPLY_TOKENS, longest),
+        context=context_for(length + needles.TEMPLATE + needles.REPLY_TOKENS, longest),
     )  # fmt: skip
     engine = SGLangEngine(setup)
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            found = ask_needles(
+            found = needles.ask_needles(
                 engine, candidate.candidate_hash, length, engine.encode, Path(scratch) / "answers",
                 shown=engine.chat if engine.chats else str,
             )  # fmt: skip
     finally:
         engine.close()
     said = (
-        f"{COUNT} numbers hidden in {length:,} tokens, shares found: full attention "
+        f"{needles.COUNT} numbers hidden in {length:,} tokens, shares found: full attention "
         f"{_with_error(found.full)}, sparse {_with_error(found.sparse)}, "
         f"difference {_with_error(found.difference)}"
     )
     if not found.telling:
-        less = f"full attention finds less than {TELLING:.0%}, so that no loss would show: "
+        less = f"full attention finds less than {needles.TELLING:.0%}, so that no loss would show: "
         return Check("accuracy", "not checked", less + said)
-    worse = f"surely a loss of more than {LOSS:g}: "
+    worse = f"surely a loss of more than {needles.LOSS:g}: "
     return Check("accuracy", "failed" if found.worse else "ok", worse * found.worse + said)
 
 

@@ -75,9 +75,7 @@ def ask_needles(
         VortexError: E902, the prompts are too short; E904, the engine failed; E905, the log.
     """
     problems = generate("needle", length, COUNT, encode, seed=seed)
-    exam = Exam(
-        problems, 1, Sampling(REPLY_TOKENS), program, at_once=COUNT, seed=seed, shown=shown
-    )
+    exam = Exam(problems, 1, Sampling(REPLY_TOKENS), program, at_once=COUNT, seed=seed, shown=shown)
     found = scored(examine(sides_of(engine), exam, log), problems)
     full, sparse = (
         {name: [worth for _, worth in samples] for name, samples in found[mode].items()}

@@ -18,6 +18,7 @@ pytest.importorskip("triton")
 pytestmark = [pytest.mark.gpu] if GPU else []
 
 from search_spaces.grammar import program  # noqa: E402
+from tests.vortex import known_numbers  # noqa: E402
 from tests.vortex.kernel_parity import MLA, Case, bed, disagreements, scaled  # noqa: E402
 from vortex.compile import compile_text  # noqa: E402
 from vortex.ir import Candidate  # noqa: E402
@@ -77,6 +78,11 @@ def test_what_has_no_kernel_is_counted_with_its_reason() -> None:
     text = (LIBRARY / "less_is_more.py").read_text()
     candidate = compile_text(text.replace("vx.choice(16, 32)", "128"))
     assert reasons([candidate], GQA) == {"a value has two wide axes, token and dim": 1}
+
+
+@pytest.mark.parametrize("case", [SMALL_GQA, SMALL_MLA], ids=["gqa", "mla"])
+def test_numbers_that_are_known_beforehand_are_the_references(case: Case) -> None:
+    assert disagreements(bed(compile_text(known_numbers.PROGRAM), case)) == []
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
         ("quest", "fp8", "mla"), ("sub_centroids", "int4", "gqa"), ("relist", "", "gqa"),
         ("drawn6", "", "gqa"), ("hash_attention", "int4", "gqa"), ("snap_kv", "", "gqa"),
         ("hshare", "bf16", "gqa"), ("attention_ema", "bf16", "gqa"), ("mass", "", "gqa"),
-        ("mass", "", "mla"),
+        ("mass", "", "mla"), ("known_numbers", "", "gqa"),
     ],
 )  # fmt: skip
 def test_kernels_compile_for_hopper(name: str, dtype: str, kind: str) -> None:
