@@ -114,6 +114,45 @@ def test_the_readme_s_rows_of_serving_are_those_that_were_measured() -> None:
         assert (int(many), float(long), told.split(",")[0]) in measured and float(ideal) > 1
 
 
+def test_the_front_in_the_engine_is_the_one_that_was_measured() -> None:
+    lines = (ROOT / "benchmarks/results/tutorial_h200.jsonl").read_text().splitlines()
+    measured = {r["candidate"]: r for r in map(json.loads, lines) if r["what"] == "engine"}
+    text = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
+    _, _, *rows = _table(text, "| candidate | tokens attended")
+    assert len(rows) == len(measured)
+    for name, _, _, rate, ratio, goodput, needles in rows:
+        found = measured[int(re.findall(r"#(\d+)", name)[0])]
+        assert name.endswith("*") == found["beside_other_work"]
+        by = {(f["name"], f["mode"]): f for f in found["figures"]}
+        assert rate == f"{by['decode_tokens_per_second', 'sparse']['value']:,.0f}"
+        for told, key, form in (
+            (ratio, ("decode_speedup", "sparse / full"), "{value:.2f} ± {stderr:.2f}"),
+            (needles, ("mean@1_difference", "sparse - full"), "{value:+.2f} ± {stderr:.2f}"),
+        ):
+            assert told == form.format(**by[key])
+        both = [by["goodput", mode]["value"] for mode in ("sparse", "full")]
+        assert goodput == f"{both[0] / both[1]:.2f}"
+
+
+def test_a_real_model_s_scores_in_the_engine_are_those_that_were_recorded() -> None:
+    text = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
+    _, _, *rows = _table(text, "| attention | tokens attended | in the engine")
+    folder = ROOT / "benchmarks/results/real_model"
+    lines = (folder / "agreement.jsonl").read_text().splitlines()
+    found = {r["program"]: r for r in map(json.loads, lines)}
+    assert len(rows) == len(found) == 4
+    for name, _, *cells in rows:
+        row = found["full attention" if name == "full" else name]
+        pairs = [("", *row["engine"]), ("", *row["local"]), ("+", *row["difference"])]
+        for side in ("engine", "local") if name != "full" else ():
+            figures = json.loads((folder / side / f"{name}.json").read_text())["figures"]
+            (metric,) = [f["metric"] for f in figures if f["where"] == "all"
+                         and f["metric"]["name"] == "mean@1_difference"]  # fmt: skip
+            pairs.append(("+", metric["value"], metric["stderr"]))
+        told = [f"{value:{sign}.3f} ± {error:.3f}" for sign, value, error in pairs]
+        assert [c for c in cells if c] == told
+
+
 def test_the_readme_s_rows_are_those_of_the_recorded_run(tmp_path: Path) -> None:
     # A copy: reading a database in WAL mode writes beside it.
     shutil.copy(ROOT / "docs/runs/agent-smollm2/run.db", tmp_path)
