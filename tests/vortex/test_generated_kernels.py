@@ -18,7 +18,7 @@ pytest.importorskip("triton")
 pytestmark = [pytest.mark.gpu] if GPU else []
 
 from search_spaces.grammar import program  # noqa: E402
-from tests.vortex import known_numbers  # noqa: E402
+from tests.vortex import cut_values, known_numbers  # noqa: E402
 from tests.vortex.kernel_parity import MLA, Case, bed, disagreements, scaled  # noqa: E402
 from vortex.compile import compile_text  # noqa: E402
 from vortex.ir import Candidate  # noqa: E402
@@ -81,8 +81,11 @@ def test_what_has_no_kernel_is_counted_with_its_reason() -> None:
 
 
 @pytest.mark.parametrize("case", [SMALL_GQA, SMALL_MLA], ids=["gqa", "mla"])
-def test_numbers_that_are_known_beforehand_are_the_references(case: Case) -> None:
-    assert disagreements(bed(compile_text(known_numbers.PROGRAM), case)) == []
+@pytest.mark.parametrize("text", [known_numbers.PROGRAM, cut_values.PROGRAM], ids=["known", "cut"])
+def test_known_numbers_and_cuts_of_computed_values_are_the_references(
+    text: str, case: Case
+) -> None:
+    assert disagreements(bed(compile_text(text), case)) == []
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))

@@ -176,6 +176,8 @@ class Lowering:
             return self._positions(str(attrs["axis"]))
         if entry.along_page and self.neighbours is not None:
             return self._along(node, xs[0])
+        if node.op in ("take", "split", "rename") and (found := self._cut(node, xs[0])):
+            return found
         if not entry.kernel:
             raise Unfused(f"'{node.op}' has no kernel here")
         numbers = {k: number(v) for k, v in attrs.items() if isinstance(v, int | float)}
@@ -272,6 +274,26 @@ class Lowering:
                 text = w.at(x, small, tile, position)
                 names[(*position[: len(small)], i, *segment)] = text
         return Tile((*small, name), tile, names)
+
+    def _cut(self, node: Node, x: Tile) -> Tile | None:
+        """Part of a computed value, along an axis that is unrolled: the same variables."""
+        attrs = dict(node.attrs)
+        axis = str(attrs["old" if node.op == "rename" else "axis"])
+        if axis not in x.small or "indices" in attrs:
+            return None
+        at = x.small.index(axis)
+        if node.op == "rename":
+            return replace(x, small=(*x.small[:at], str(attrs["new"]), *x.small[at + 1 :]))
+        inner = self._inner(node, axis)
+        if node.op == "split":
+            small = (*x.small[:at], str(attrs["name"]), *x.small[at:])
+            names = {(*p[:at], *divmod(p[at], inner), *p[at + 1 :]): n for p, n in x.names.items()}
+            return replace(x, small=small, names=names)
+        first, step = (int(attrs.get(k, v)) for k, v in (("first", 0), ("step", 1)))  # type: ignore[arg-type]
+        kept = {first + i * step: i for i in range(inner)}
+        return replace(x, names={
+            (*p[:at], kept[p[at]], *p[at + 1 :]): n for p, n in x.names.items() if p[at] in kept
+        })  # fmt: skip
 
     def _positions(self, axis: str) -> Tile:
         w = self.writer

@@ -1,0 +1,20 @@
+"""A program that cuts values which it computed: their variables are picked, none is loaded."""
+
+PROGRAM = """import vortex as vx
+
+class CutValues(vx.Algorithm):
+    page_size = 8
+
+    def summarize(self, k, v):
+        return vx.Summary(what=k.take("dim", first=0, count=16))
+
+    def score(self, q, page):
+        logits = vx.dot(q.take("dim", first=0, count=16), page.what, "dim").max("head") * vx.scale
+        late = logits.take("token", first=1, count=3, step=3).max("token")
+        runs = logits.split("token", into=4, name="run").mean("token").max("run")
+        every = logits.rename("token", "part").logsumexp("part")
+        return vx.maximum(late + runs, every.shift(by=1) - 1.0)
+
+    def select(self, score):
+        return vx.top_k(score, tokens=48) | vx.sinks(1) | vx.recent(2)
+"""
