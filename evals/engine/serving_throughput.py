@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from evals.engine.engine import Completion, Mode, Request, Sampling, Sides, run, seconds
 from evals.engine.statistics import Estimate, mean, quantile, ratio
 
+_UNSTEADY = 0.1  # error of a ratio, as a share of it, above which readers are told
 _WARM_TOKENS = 4
 _CACHE_SLACK = 0.02  # share of prompt tokens that caches may serve more to one run than another
 _LEAST_AGREEMENT = 0.5
@@ -119,6 +120,17 @@ class PointResult:
             if len(a) == len(b) and all(x > 0 for x in (*a, *b))
         }
         return {name: found for name, found in made.items() if found is not None}
+
+    @property
+    def unsteady(self) -> str:
+        """Why the decode rates say little; empty where pairs agree."""
+        found = self.ratios.get("decode_speedup")
+        if found is None or found.error is None or found.error <= _UNSTEADY * found.value:
+            return ""
+        return (
+            f"{self.point.name}: pairs of decode rates differ (their ratio is {found.value:.2f} ± "
+            f"{found.error:.2f}): the host, or what else runs there, has a part in them."
+        )
 
     def beside(self, other: PointResult) -> PointResult:
         """This with what another engine did at the same point, one after the other."""

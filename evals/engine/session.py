@@ -177,6 +177,7 @@ def _notes(found: _Found, wanted: Wanted) -> list[str]:
     elif any(not r.in_turn for r in found.results.values()):
         notes.append("Full and sparse attention ran in engines one after the other: pairs are by "
                      "order, and a drift of the machine is in their ratios.")  # fmt: skip
+    notes += [r.unsteady for r in found.results.values() if r.unsteady]
     if len(modes) == 2 and found.results and found.agreed is None:
         notes.append("Tokens of both modes were not compared: " + _why_not(found, wanted))
     if any(f.get("engine", "").startswith("server at") for f in found.engines.values()):

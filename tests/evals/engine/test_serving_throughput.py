@@ -6,11 +6,12 @@ import itertools
 
 import pytest
 
-from evals.engine.engine import Completion, sides_of
+from evals.engine.engine import Completion, Mode, sides_of
 from evals.engine.serving_throughput import (
     Plan,
     Point,
     PointResult,
+    Raw,
     agreement,
     drawn,
     is_good,
@@ -36,6 +37,21 @@ def test_the_decode_rate_is_what_more_tokens_took_longer() -> None:
     assert found.ratios["decode_speedup"].value == pytest.approx(2.0)
     assert found.ratios["first_token_ratio"].value == pytest.approx(0.42 / 0.4)
     assert found.ratios["gap_ratio"].value == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("sparse", "steady"),
+    [((200.0, 204.0, 198.0, 201.0), True), ((42.0, 93.0, 90.0, 233.0), False)],
+)  # fmt: skip
+def test_decode_rates_that_differ_from_pair_to_pair_are_named(
+    sparse: tuple[float, ...], steady: bool
+) -> None:
+    raw: dict[Mode, Raw] = {
+        "full": Raw((43.0, 44.0, 43.0, 44.0), (), ()),
+        "sparse": Raw(sparse, (), ()),
+    }
+    found = PointResult(POINT, raw=raw).unsteady
+    assert (found == "") == steady and ("±" in found) != steady
 
 
 def test_modes_take_turns_so_that_a_drift_cancels() -> None:
