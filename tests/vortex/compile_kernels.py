@@ -56,7 +56,10 @@ def compiled(function: Any, constants: dict[str, object], arrays: tuple[Stored, 
 def candidate(name: str, dtype: str) -> Candidate:
     """A seed or an algorithm of the library whose fields are stored in that type, unless it names
     one itself; ``drawnI``, the grammar's program I; or one of the tests' own programs."""
-    own = {"known_numbers": known_numbers.PROGRAM, "cut_values": cut_values.PROGRAM}
+    own = {
+        "known_numbers": known_numbers.PROGRAM, "cut_values": cut_values.PROGRAM,
+        "chosen_tokens": cut_values.CHOSEN_TOKENS,
+    }  # fmt: skip
     if name in own:
         return compile_text(own[name])
     if name.startswith("drawn"):

@@ -18,3 +18,23 @@ class CutValues(vx.Algorithm):
     def select(self, score):
         return vx.top_k(score, tokens=48) | vx.sinks(1) | vx.recent(2)
 """
+
+CHOSEN_TOKENS = """import vortex as vx
+
+class ChosenTokens(vx.Algorithm):
+    page_size = 8
+
+    def summarize(self, k, v):
+        mean = k.mean("token")
+        far = (k - mean).norm("dim").top_indices("token", count=2)
+        near = k.max("dim").top_indices("token", count=1)
+        return vx.Summary(mean=mean, far=k.gather(far, "token"), near=v.gather(near, "token"))
+
+    def score(self, q, page):
+        single = vx.dot(q, page.far, "dim").max("token") * vx.scale
+        return (vx.dot(q, page.mean, "dim") * vx.scale + single + page.near.mean("dim").max("token")
+                ).max("head")
+
+    def select(self, score):
+        return vx.top_k(score, tokens=48) | vx.sinks(1) | vx.recent(2)
+"""

@@ -81,10 +81,9 @@ def test_what_has_no_kernel_is_counted_with_its_reason() -> None:
 
 
 @pytest.mark.parametrize("case", [SMALL_GQA, SMALL_MLA], ids=["gqa", "mla"])
-@pytest.mark.parametrize("text", [known_numbers.PROGRAM, cut_values.PROGRAM], ids=["known", "cut"])
-def test_known_numbers_and_cuts_of_computed_values_are_the_references(
-    text: str, case: Case
-) -> None:
+@pytest.mark.parametrize("text", [known_numbers.PROGRAM, cut_values.PROGRAM, cut_values.CHOSEN_TOKENS],
+                         ids=["known", "cut", "chosen"])  # fmt: skip
+def test_known_numbers_cuts_and_chosen_tokens_are_the_references(text: str, case: Case) -> None:
     assert disagreements(bed(compile_text(text), case)) == []
 
 

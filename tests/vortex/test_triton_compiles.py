@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
         ("drawn6", "", "gqa"), ("hash_attention", "int4", "gqa"), ("snap_kv", "", "gqa"),
         ("hshare", "bf16", "gqa"), ("attention_ema", "bf16", "gqa"), ("mass", "", "gqa"),
         ("mass", "", "mla"), ("known_numbers", "", "gqa"),
-        ("cut_values", "", "gqa"),
+        ("cut_values", "", "gqa"), ("chosen_tokens", "", "gqa"),
     ],
 )  # fmt: skip
 def test_kernels_compile_for_hopper(name: str, dtype: str, kind: str) -> None:

@@ -176,6 +176,8 @@ class Lowering:
             return self._positions(str(attrs["axis"]))
         if entry.along_page and self.neighbours is not None:
             return self._along(node, xs[0])
+        if node.op == "top_indices":
+            return self._top_indices(node, xs[0])
         if node.op in ("take", "split", "rename") and (found := self._cut(node, xs[0])):
             return found
         if not entry.kernel:
@@ -294,6 +296,22 @@ class Lowering:
         return replace(x, names={
             (*p[:at], kept[p[at]], *p[at + 1 :]): n for p, n in x.names.items() if p[at] in kept
         })  # fmt: skip
+
+    def _top_indices(self, node: Node, x: Tile) -> Tile:
+        """Tokens of a page by rank: how many are larger, or as large and earlier."""
+        w, count = self.writer, int(node.attr("count"))  # type: ignore[arg-type]
+        if not x.tile == ("token",) == (node.attr("axis"),) or count & (count - 1):
+            raise Unfused("'top_indices' but of tokens, and of 1, 2, 4, ... of them, has no kernel")
+        every = f"tl.arange(0, {self._inner(node.inputs[0], 'token')})"
+        names = {}
+        for at, name in x.names.items():
+            value = w.fresh(f"tl.where({name} != {name}, float('-inf'), {name})")
+            across, down = f"{value}[None, :]", f"{value}[:, None]"
+            earlier = f"({across} == {down}) & ({every}[None, :] < {every}[:, None])"
+            rank = w.fresh(f"tl.sum((({across} > {down}) | ({earlier})).to(tl.int32), 1)")
+            there = f"{rank}[None, :] == tl.arange(0, {count})[:, None]"
+            names[at] = w.fresh(f"tl.sum(tl.where({there}, {every}[None, :], 0), 1).to(tl.float32)")
+        return Tile(x.small, x.tile, names)
 
     def _positions(self, axis: str) -> Tile:
         w = self.writer

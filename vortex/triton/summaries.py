@@ -13,8 +13,6 @@ from vortex.triton.module import HEADER, arguments, function, pruned
 from vortex.triton.project import Matrix, matrices
 from vortex.triton.tiles import Segment, Tile, Unfused, Writer
 
-_HARD = ("top_indices",)
-
 
 @dataclass(frozen=True, slots=True)
 class Summaries:
@@ -39,8 +37,8 @@ def summaries(candidate: Candidate, shapes: Shapes) -> Summaries:
     """
     check_power(candidate.page_size)
     for node in walk(candidate.fields.values()):
-        if node.op in _HARD or (node.op == "take" and "indices" in dict(node.attrs)):
-            raise Unfused(f"'{node.op}' of keys and values has no kernel")
+        if node.op == "take" and "indices" in dict(node.attrs):
+            raise Unfused("'take' of keys and values by a stored list has no kernel")
     writer = Writer("token", {"token": candidate.page_size}, heads_tiled=False)
     views = {}
     for node in walk(candidate.fields.values()):
