@@ -12,7 +12,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from search_spaces.grammar import program
-from tests.vortex import cut_values, known_numbers
+from tests.vortex.own_programs import PROGRAMS
 from vortex.compile import compile_text
 from vortex.ir import Candidate
 from vortex.triton.arrays import Shapes, Stored
@@ -56,12 +56,8 @@ def compiled(function: Any, constants: dict[str, object], arrays: tuple[Stored, 
 def candidate(name: str, dtype: str) -> Candidate:
     """A seed or an algorithm of the library whose fields are stored in that type, unless it names
     one itself; ``drawnI``, the grammar's program I; or one of the tests' own programs."""
-    own = {
-        "known_numbers": known_numbers.PROGRAM, "cut_values": cut_values.PROGRAM,
-        "chosen_tokens": cut_values.CHOSEN_TOKENS,
-    }  # fmt: skip
-    if name in own:
-        return compile_text(own[name])
+    if name in PROGRAMS:
+        return compile_text(PROGRAMS[name])
     if name.startswith("drawn"):
         return compile_text(program(int(name.removeprefix("drawn"))))
     folder = "seeds" if (SPACE / "seeds" / f"{name}.py").is_file() else "library"

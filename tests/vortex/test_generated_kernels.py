@@ -18,8 +18,8 @@ pytest.importorskip("triton")
 pytestmark = [pytest.mark.gpu] if GPU else []
 
 from search_spaces.grammar import program  # noqa: E402
-from tests.vortex import cut_values, known_numbers  # noqa: E402
 from tests.vortex.kernel_parity import MLA, Case, bed, disagreements, scaled  # noqa: E402
+from tests.vortex.own_programs import PROGRAMS  # noqa: E402
 from vortex.compile import compile_text  # noqa: E402
 from vortex.ir import Candidate  # noqa: E402
 from vortex.plan import plan_of  # noqa: E402
@@ -81,10 +81,9 @@ def test_what_has_no_kernel_is_counted_with_its_reason() -> None:
 
 
 @pytest.mark.parametrize("case", [SMALL_GQA, SMALL_MLA], ids=["gqa", "mla"])
-@pytest.mark.parametrize("text", [known_numbers.PROGRAM, cut_values.PROGRAM, cut_values.CHOSEN_TOKENS],
-                         ids=["known", "cut", "chosen"])  # fmt: skip
-def test_known_numbers_cuts_and_chosen_tokens_are_the_references(text: str, case: Case) -> None:
-    assert disagreements(bed(compile_text(text), case)) == []
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_programs_of_rarer_parts_choose_and_attend_as_the_reference(name: str, case: Case) -> None:
+    assert disagreements(bed(compile_text(PROGRAMS[name]), case)) == []
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
