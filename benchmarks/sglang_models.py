@@ -122,7 +122,8 @@ CASES = {
         "glm-4.7-flash", 2048, 64, (Load(16, 32500, "d"),), 64, memory=0.88, plain="triton",
         prefill="flashmla",  # Triton's takes minutes
     ),
-    "glm-spread": Case("glm-4.7-flash", 2048, 64, _GLM, 64, memory=0.88, spread=True),
+    "glm-spread": Case("glm-4.7-flash", 2048, 64, _GLM[:1], 64, memory=0.88, spread=True),
+    "glm-spread-long": Case("glm-4.7-flash", 2048, 64, _GLM[1:], 64, memory=0.88, spread=True),
     "m2": Case("minimax-m2.7", 2048, 32, (Load(16, 32500),), layers=12, memory=0.9, spread=True),
     "tiny": Case(
         "tiny", 64, 16, (Load(2, 90, "d-", many=6), Load("half", 150, many=6)), memory=0.05,
