@@ -188,13 +188,22 @@ def _served(
     ]  # fmt: skip
     env = os.environ | {"SGLANG_VORTEX_PROGRAM": str(folder.resolve())}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    for line in done.stdout.splitlines():
-        if line.startswith("{"):
-            facts = json.loads(line)
-            yield _speed(facts) if "sparse" in facts else _said(facts)
+    for facts in _told(done.stdout):
+        yield _speed(facts) if "rows" in facts else _said(facts)
     if done.returncode:
         last = [x for x in done.stderr.splitlines() if x.strip()][-1:]
         yield Check("engine", "failed", f"error[E808]: it ended with {done.returncode}: {last}")
+
+
+def _told(stdout: str) -> Iterator[dict[str, Any]]:
+    """What the check printed; others print there too."""
+    for line in stdout.splitlines():
+        try:
+            facts = json.loads(line) if line.startswith("{") else None
+        except ValueError:
+            continue
+        if isinstance(facts, dict) and "what" in facts:
+            yield facts
 
 
 def _said(facts: dict[str, Any]) -> Check:
@@ -274,8 +283,10 @@ def _needles(
 
 def _speed(facts: Mapping[str, Any]) -> Check:
     """Decode rates, in pairs of neighbours in time; a slow program is right all the same."""
-    full, sparse = facts["dense"], facts["sparse"]
     load = f"{facts['rows']} x {facts['context']:,} tokens"
+    if "why" in facts:
+        return Check("speed", "not checked", f"{load}: {facts['why']}")
+    full, sparse = facts["dense"], facts["sparse"]
     if not all(rate > 0 for rate in (*full, *sparse)):
         return Check("speed", "not checked", f"{load}: longer replies took no longer")
     times = ratio(sparse, full)

@@ -71,11 +71,14 @@ class LocalEngine:
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
         made = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        return made.from_string(template).render(
+        first = _token(self.settings, "bos_token")
+        shown = made.from_string(template).render(
             messages=[{"role": "user", "content": text}], add_generation_prompt=True,
-            bos_token=_token(self.settings, "bos_token"),
-            eos_token=_token(self.settings, "eos_token"),
+            bos_token=first, eos_token=_token(self.settings, "eos_token"),
         )  # fmt: skip
+        if first and shown.startswith(first) and len(set(self.encode(shown)[:2])) == 1:
+            shown = shown[len(first) :]  # the tokenizer puts its own before the format's
+        return shown
 
     def use(self, mode: Mode) -> None:
         """See Engine."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from evals.engine.engine import Completion, Mode, Request, Sampling, Sides, run, seconds
-from evals.engine.statistics import Estimate, mean, quantile, ratio
+from evals.engine.statistics import Estimate, mean, quantile, ratio, share
 
 _UNSTEADY = 0.1  # error of a ratio, as a share of it, above which readers are told
 _WARM_TOKENS = 4
@@ -295,7 +295,7 @@ def _summed(
         first=quantile(firsts, 0.5, seed=plan.seed), first_p95=quantile(firsts, 0.95, seed=1),
         gap=quantile(gaps, 0.5, seed=2), gap_p95=quantile(gaps, 0.95, seed=3),
         goodput=mean([sum(g) / seconds(c) for g, c in zip(good, loads, strict=True)]),
-        good=mean([float(x) for g in good for x in g]),
+        good=share([float(x) for g in good for x in g]),
     )  # fmt: skip
 
 

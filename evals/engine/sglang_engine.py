@@ -14,17 +14,20 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evals.engine.engine import Completion, Mode, Request, digest, failed, gathered
 from vortex.errors import ExitCode, VortexError, printable
 
+if TYPE_CHECKING:
+    from vortex.serving.sglang.check import Switch
+
 _PLUGINS, _OURS = "sglang.srt.plugins", "vortex"
 _PROGRAM, _SWITCH = "SGLANG_VORTEX_PROGRAM", "SGLANG_VORTEX_SWITCH"
-_BARS = "TQDM_DISABLE"
+_TWO, _BARS = "SGLANG_VORTEX_TWO_GRAPHS", "TQDM_DISABLE"
 INNER = "SGLANG_VORTEX_INNER"  # full attention's backend, where SGLang is not to choose
 
 
@@ -89,10 +92,10 @@ class SGLangEngine:
 
     def __init__(self, setup: Setup) -> None:
         self._scratch = Path(tempfile.mkdtemp(prefix="vortex-engine-"))
-        self._kept = {k: os.environ.get(k) for k in (_PROGRAM, _SWITCH, _BARS)}
+        self._kept = {k: os.environ.get(k) for k in (_PROGRAM, _SWITCH, _TWO, _BARS)}
         self._quit = signal.getsignal(signal.SIGQUIT)
         self._engine: Any = None
-        self._switch: Callable[[str], None] | None = None
+        self._switch: Switch | None = None
         self.modes: tuple[Mode, ...] = ("full", "sparse") if setup.export else ("full",)
         try:
             self._start(setup)
@@ -118,7 +121,8 @@ class SGLangEngine:
 
             self._switch = Switch(self._scratch / "switch")
             os.environ |= {
-                _PROGRAM: str(setup.export.resolve()), _SWITCH: str(self._scratch / "switch")
+                _PROGRAM: str(setup.export.resolve()), _SWITCH: str(self._scratch / "switch"),
+                _TWO: "1",
             }  # fmt: skip
         try:
             self._engine = sglang.Engine(**setup.arguments(), custom_sigquit_handler=child_died)
@@ -155,7 +159,11 @@ class SGLangEngine:
         made = self._engine.tokenizer_manager.tokenizer.apply_chat_template(
             turn, tokenize=False, add_generation_prompt=True
         )
-        return str(made)
+        text, tokenizer = str(made), self._engine.tokenizer_manager.tokenizer
+        first, number = (getattr(tokenizer, n, None) for n in ("bos_token", "bos_token_id"))
+        if first and text.startswith(first) and self.encode(text)[:2] == [number] * 2:
+            text = text[len(first) :]  # the tokenizer puts its own before the format's
+        return text
 
     def use(self, mode: Mode) -> None:
         """See Engine."""
@@ -233,8 +241,17 @@ class SGLangEngine:
     def close(self) -> None:
         """See Engine."""
         engine, self._engine = self._engine, None
-        if engine is not None:
-            engine.shutdown()
+        switch, self._switch = self._switch, None
+        try:
+            if engine is not None:
+                engine.shutdown()
+        finally:
+            if switch is not None:
+                switch.close()
+            self._restore()
+
+    def _restore(self) -> None:
+        """Signals, environment and files, as they were."""
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGQUIT, self._quit)
         for name, value in self._kept.items():
@@ -264,6 +281,8 @@ def _facts(setup: Setup) -> dict[str, str]:
         "model": setup.model.name, "config": _config_digest(setup.model),
         "weights": "real" if setup.weights else "random",
     }  # fmt: skip
+    if setup.weights:
+        found["checkpoint"] = _checkpoint_digest(setup.model)
     if setup.export and os.environ.get(INNER):
         found["inner_backend"] = os.environ[INNER]
     return found | {
@@ -276,6 +295,12 @@ def _config_digest(folder: Path) -> str:
         return digest(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return "unknown"
+
+
+def _checkpoint_digest(folder: Path) -> str:
+    """Of the files of weights and tokenizer, by what a copy of them keeps and another lacks."""
+    files = sorted(p for n in ("*.safetensors", "token*") for p in folder.glob(n) if p.is_file())
+    return digest([[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files])
 
 
 def _version(package: str) -> str:

@@ -12,6 +12,8 @@ import numpy as np
 Scores = Mapping[str, Sequence[float]]  # of each problem's samples
 DRAWS = 2000
 
+_ROUNDING = 1e-12
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -134,6 +136,11 @@ def mean(values: Sequence[float]) -> Estimate | None:
     return _of_units(list(values), len(values))
 
 
+def share(values: Sequence[float]) -> Estimate | None:
+    """The share of independent units that are 1; None without any."""
+    return _share(mean(values))
+
+
 def quantile(
     groups: Sequence[Sequence[float]], q: float, *, seed: int, draws: int = 400
 ) -> Estimate | None:
@@ -185,6 +192,8 @@ def _of_units(values: list[float], samples: int) -> Estimate | None:
     if n == 1:
         return Estimate(middle, None, 1, samples)
     variance = math.fsum((v - middle) ** 2 for v in values) / (n - 1)
+    if max(values) - min(values) <= _ROUNDING * max(1.0, abs(middle)):
+        variance = 0.0  # the same number each time, but for the last bit of their mean
     return Estimate(middle, math.sqrt(variance / n), n, samples)
 
 

@@ -85,12 +85,12 @@ def model(tmp_path: Path) -> Path:
 
 def checked(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, *lines: dict[str, Any],
-    program: str = PROGRAM, code: int = 0,
+    program: str = PROGRAM, code: int = 0, stdout: str = "",
 ) -> dict[str, Check]:  # fmt: skip
     """The engine's checks, where the short process in it prints these lines."""
     path = tmp_path / "mine.py"
     path.write_text(program)
-    stdout = "".join(json.dumps(line) + "\n" for line in lines)
+    stdout = stdout or "".join(json.dumps(line) + "\n" for line in lines)
     done = subprocess.CompletedProcess[str]([], code, stdout, "it broke\n")
     monkeypatch.setattr(subprocess, "run", lambda *a, **k: done)
     candidate = compile_text(program)
@@ -118,6 +118,16 @@ def test_a_sure_loss_fails_and_an_unsure_one_does_not(
     found = checked(tmp_path, model, monkeypatch, TOKENS)["accuracy"]
     assert found.verdict == verdict
     assert ("surely a loss" in found.said) == (verdict == "failed") and "±" in found.said
+
+
+def test_what_others_print_is_passed_over_and_an_empty_cache_is_said(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, machine: type[Engine]
+) -> None:
+    speed = {"what": "decode tokens/s", "rows": 8, "context": 4000, "why": "caches served 0 of 9"}
+    stdout = '{\'x\': 1} from a library\n{"level": "info"}\n' + json.dumps(speed) + "\n"
+    found = checked(tmp_path, model, monkeypatch, stdout=stdout)
+    assert set(found) == {"speed", "accuracy"}
+    assert found["speed"] == Check("speed", "not checked", "8 x 4,000 tokens: caches served 0 of 9")
 
 
 def test_nothing_is_said_where_full_attention_itself_finds_little(

@@ -256,6 +256,50 @@ def test_a_model_without_a_chat_format_says_so(
     engine.close()
 
 
+def test_answers_of_one_checkpoint_are_not_taken_for_anothers(tmp_path: Path) -> None:
+    """Of the same name and configuration."""
+    facts = []
+    for text in ("a", "bc"):
+        given = setup(tmp_path)
+        (given.model / "model.safetensors").write_text(text)
+        facts.append(SGLangEngine(given).facts)
+    assert facts[0]["checkpoint"] != facts[1]["checkpoint"]
+    assert {**facts[0], "checkpoint": ""} == {**facts[1], "checkpoint": ""}
+
+
+def test_a_format_and_a_tokenizer_that_both_begin_begin_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = SGLangEngine(setup(tmp_path))
+    monkeypatch.setattr(_Tokenizer, "bos_token", "<user>", raising=False)
+    monkeypatch.setattr(_Tokenizer, "bos_token_id", 7, raising=False)
+    monkeypatch.setattr(_Tokenizer, "encode", lambda self, text: [7, len(text)])
+    assert engine.chat("why?") == "<user>why?"
+    monkeypatch.setattr(_Tokenizer, "encode", lambda self, text: [7, 7, len(text)])
+    assert engine.chat("why?") == "why?"
+    engine.close()
+
+
+def test_an_engine_that_does_not_shut_down_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(SWITCH, raising=False)
+    engine = SGLangEngine(setup(tmp_path))
+    assert StandIn.made[-1].environment["SGLANG_VORTEX_TWO_GRAPHS"] == "1"
+    switch = engine._switch
+    assert switch is not None
+
+    def broken(self: StandIn) -> None:
+        raise RuntimeError("it hangs")
+
+    monkeypatch.setattr(StandIn, "shutdown", broken)
+    with pytest.raises(RuntimeError, match="it hangs"):
+        engine.close()
+    assert SWITCH not in os.environ
+    with pytest.raises(OSError):
+        os.fstat(switch.file)
+
+
 def test_an_engine_draws_no_progress_bars_unless_the_user_asks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

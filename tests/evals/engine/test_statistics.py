@@ -19,6 +19,7 @@ from evals.engine.statistics import (
     pass_at_k,
     quantile,
     ratio,
+    share,
 )
 
 BINARY = st.lists(st.sampled_from([0.0, 1.0]), min_size=3, max_size=6)
@@ -175,6 +176,20 @@ def test_the_error_of_a_tail_is_of_all_measurements_of_a_request() -> None:
     assert found is not None and found.low is not None and found.high is not None
     assert 0.004 < found.low <= found.value <= found.high < 0.005
     assert found.error is not None and found.error < 0.001
+
+
+@pytest.mark.parametrize("each", [0.7, 1 / 3, 0.1])
+def test_the_same_share_everywhere_is_no_certainty(each: float) -> None:
+    """Also where the mean of equal numbers is off by its last bit."""
+    found = mean_at_k({str(i): [each] for i in range(3)})
+    assert found is not None and found.error == 0.0
+    assert found.low is not None and found.high is not None and found.high - found.low > 0.2
+    one, two = ({str(i): [x] for i in range(6)} for x in (1.0, 1.0 - each))
+    gap = paired_difference(two, one, seed=0)
+    assert gap is not None and gap.low is not None and gap.high is not None
+    assert gap.high - gap.low > 0.2
+    good = share([1.0] * 32)
+    assert good is not None and good.low is not None and 0.8 < good.low < 1.0
 
 
 def test_a_mean_of_one_has_no_error() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,8 @@ from tests.vortex.serving.fake_engine import LATENT, Engine, Shape  # noqa: E402
 from vortex.compile import compile_text  # noqa: E402
 from vortex.errors import VortexError  # noqa: E402
 from vortex.ir import Candidate  # noqa: E402
-from vortex.serving.equality import Agreement, compare, read_choice  # noqa: E402
-from vortex.serving.sglang import sparse  # noqa: E402
-from vortex.serving.sglang.tap import Tap  # noqa: E402
+from vortex.serving.equality import Agreement  # noqa: E402
+from vortex.serving.sglang import graphs, sparse  # noqa: E402
 from vortex.triton import attend, backend, store  # noqa: E402
 
 pytestmark = [pytest.mark.skipif(GPU, reason="the miniature engine lives on the CPU")]
@@ -118,12 +118,15 @@ def test_mla_decodes_from_the_latent(split: bool) -> None:
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in SEEDS.glob("*.py")))
 def test_every_seed_serves(name: str) -> None:
-    engine = Engine(compile_text((SEEDS / f"{name}.py").read_text()), Shape(layers=4), context=128)
+    """Under a budget that leaves pages out of the first sequence, seven pages long."""
+    small_one = "budget = vx.integer(64, 128, default=64)"
+    text = re.sub(r"budget = vx\.\w+\(.*\)", small_one, (SEEDS / f"{name}.py").read_text())
+    engine = Engine(compile_text(text), context=128)
     engine.prefill({1: 110, 2: 40})
-    if not engine.sparse.layers:
-        return
-    for _ in range(2):
-        engine.decode(1, 2)
+    found = engine.decode(1, 2)
+    if engine.sparse.ranking:
+        assert right(found)
+        assert sum(f.pages for f in found) < 4.5 * sum(f.lists for f in found)
 
 
 def test_layers_that_use_an_earlier_ranking_keep_no_fields() -> None:
@@ -359,18 +362,15 @@ def test_a_program_without_a_kernel_for_a_part_is_refused() -> None:
     assert raised.value.code == "E805"
 
 
-def test_the_tap_keeps_what_a_choice_was_made_from(
+def test_a_measurement_without_graphs_of_both_kinds_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SGLANG_VORTEX_TAP", str(tmp_path))
+    """Its switch would choose nothing: full attention would be measured as sparse."""
     engine = Engine(small())
-    engine.backend.tap = Tap.of(engine.sparse, 0)
-    engine.prefill({1: 150})
-    for _ in range(3):
-        engine.decode(1)
-    files = sorted((tmp_path / "rank0").glob("*.safetensors"))
-    assert [f.stem for f in files[:2]] == ["step000_layer000", "step000_layer001"]
-    found = compare(engine.candidate, read_choice(files[0]))
-    assert found.pages == 2 * 4 and found.wrong == 0
-    other = compile_text(centroid(96))
-    assert compare(other, read_choice(files[0])).wrong > 0
+    engine.backend.init_cuda_graph_state(2, 2)  # nobody measures
+    monkeypatch.setenv(graphs.SWITCH, str(tmp_path / "switch"))
+    with pytest.raises(VortexError) as raised:
+        engine.backend.init_cuda_graph_state(2, 2)
+    assert raised.value.code == "E804" and graphs.TWO in str(raised.value.hint)
+    engine.backend.two_graphs = True
+    engine.backend.init_cuda_graph_state(2, 2)

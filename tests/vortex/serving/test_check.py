@@ -11,7 +11,15 @@ import pytest
 
 from agent.commands.verify import _said
 from vortex.errors import VortexError
-from vortex.serving.sglang.check import Switch, decode_rate, difference, main, near, tokens
+from vortex.serving.sglang.check import (
+    Switch,
+    Uncached,
+    decode_rate,
+    difference,
+    main,
+    near,
+    tokens,
+)
 
 
 def reply(ids: list[int], gap: float = 1.0) -> dict[str, Any]:
@@ -59,6 +67,18 @@ def test_rates_come_from_the_difference_of_two_runs(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("vortex.serving.sglang.check.time.perf_counter", lambda: clock.now)
     made = SimpleNamespace(generate=generate)
     assert decode_rate(made, [[1]] * 4, 8, 136) == pytest.approx(400.0)
+
+
+def test_rates_of_prompts_that_the_cache_lost_are_none() -> None:
+    cached = iter((4000, 4000, 4000, 100))
+
+    def generate(input_ids: list[Any], sampling_params: dict[str, Any]) -> list[Any]:
+        return [{"meta_info": {"cached_tokens": next(cached)}}] * len(input_ids)
+
+    made, prompts = SimpleNamespace(generate=generate), [[1] * 4100]
+    decode_rate(made, prompts, 8, 136)
+    with pytest.raises(Uncached, match=r"4,000 and 100 of 4,100"):
+        decode_rate(made, prompts, 8, 136)
 
 
 def test_prompts_are_the_same_each_time_and_a_folder_without_a_model_is_refused(

@@ -17,6 +17,7 @@ from vortex.serving.sglang.bookkeeping import (
     fill_table,
     newest_token,
 )
+from vortex.serving.sglang.graphs import check_switch
 from vortex.serving.sglang.sparse import Space, SparseDecode, Step
 from vortex.serving.sglang.tap import Tap
 
@@ -87,7 +88,13 @@ class VortexBackend:
     # -- what the engine calls once a step ------------------------------------------------------
 
     def init_cuda_graph_state(self, max_bs: int, max_num_tokens: int) -> None:
-        """Memory that captured graphs will read."""
+        """Memory that captured graphs will read.
+
+        Raises:
+            VortexError: E804, the switch of a measurement would choose nothing.
+        """
+        if self.sparse.layers:
+            check_switch(self.two_graphs)
         self.inner.init_cuda_graph_state(max_bs, max_num_tokens)
         if self.sparse.layers:
             self._graph_space = self.sparse.space(max_bs)

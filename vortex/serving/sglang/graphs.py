@@ -86,6 +86,19 @@ def capture_twice(backend: Any, runner: Any) -> bool:
     return bool(backend.two_graphs)
 
 
+def check_switch(two: bool) -> None:
+    """Refuse to measure where graphs of one kind only would be replayed whatever the switch says.
+
+    Raises:
+        VortexError: E804.
+    """
+    if os.environ.get(SWITCH) and not two:
+        raise internals.unsupported(
+            f"{SWITCH} chooses between two kinds of graphs, and only sparse ones will be captured",
+            f"unset {TWO} (and LoRA or another plugin that hooks captures), or turn graphs off",
+        )
+
+
 def _hook() -> bool:
     """Hook captures and replays; both or neither, for one alone would replay the wrong graph."""
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType

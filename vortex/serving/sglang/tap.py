@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vortex.serving.sglang.bookkeeping import budget_tokens
+from vortex.serving.sglang.internals import unsupported
 
 if TYPE_CHECKING:
     from vortex.serving.sglang.sparse import SparseDecode, Step
@@ -42,15 +43,22 @@ class Tap:
 
     @staticmethod
     def of(sparse: SparseDecode, rank: int) -> Tap | None:
-        """What the environment asks for: the first, middle and last ranking layer."""
+        """What the environment asks for: the first, middle and last ranking layer.
+
+        Raises:
+            VortexError: E804, the number of steps is none.
+        """
         folder = os.environ.get(FOLDER)
         ranking = sorted(sparse.ranking)
         if not folder or not ranking or sparse.candidate.states:
             return None  # with states, what a choice was made from is not in one step
+        steps = os.environ.get(STEPS, "4")
+        if not steps.isdecimal():
+            raise unsupported(f"{STEPS} is no number of steps: {steps[:40]!r}")
         path = Path(folder) / f"rank{rank}"
         path.mkdir(parents=True, exist_ok=True)
         layers = frozenset({ranking[0], ranking[len(ranking) // 2], ranking[-1]})
-        return Tap(path, layers, int(os.environ.get(STEPS, "4")))
+        return Tap(path, layers, int(steps))
 
     def keep(self, layer: int, step: Step, q: Tensor, scale: float) -> None:
         """Copy the first row's query and list; may be recorded in a graph."""
