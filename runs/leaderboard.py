@@ -69,8 +69,9 @@ def _in_engine(board: Board) -> list[str]:
 
 def _blocks(board: Board, top: int | None) -> list[tuple[str, list[Row]]]:
     found = [r for r in board.rows if not r.control]
+    more = f", {top} of {len(found)}; --top for more" if top and top < len(found) else ""
     return [
-        ("candidates (* on the front)", found[:top]),
+        (f"candidates (* on the front{more})", found[:top]),
         ("controls", [r for r in board.rows if r.control]),
     ]
 

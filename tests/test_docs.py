@@ -122,7 +122,7 @@ def test_the_front_in_the_engine_is_the_one_that_was_measured() -> None:
     assert len(rows) == len(measured)
     for name, _, _, rate, ratio, goodput, needles in rows:
         found = measured[int(re.findall(r"#(\d+)", name)[0])]
-        assert name.endswith("*") == found["beside_other_work"]
+        assert name.endswith("(t)") == found["beside_other_work"]
         by = {(f["name"], f["mode"]): f for f in found["figures"]}
         assert rate == f"{by['decode_tokens_per_second', 'sparse']['value']:,.0f}"
         for told, key, form in (

@@ -122,6 +122,7 @@ def resume(run: str | None, runs_dir: Path, **changes: Any) -> None:
     store = Store.open_to_write(find_run(runs_dir, run))
     given = {k: v for k, v in changes.items() if v is not None}
     try:
+        _check_larger(store, given.get("evaluations"))
         config = changed(store.config(), given)
         check_agents(config)
         if given:  # only what can work is kept
@@ -137,6 +138,20 @@ def resume(run: str | None, runs_dir: Path, **changes: Any) -> None:
         store.close()
         raise
     drive(store, agents)
+
+
+def _check_larger(store: Store, evaluations: int | None) -> None:
+    """Refuse a budget that was spent before it is given.
+
+    Raises:
+        VortexError: E303.
+    """
+    done = store.evaluated()
+    if evaluations is not None and 0 < evaluations < done:
+        raise VortexError(
+            f"--evaluations {evaluations}: {done} candidates were judged already", code="E303",
+            hint=f"--evaluations N, more than {done}",
+        )  # fmt: skip
 
 
 def _recruited_again(store: Store, config: RunConfig) -> list[Agent] | None:

@@ -20,18 +20,18 @@ class SeedFile:
 
 
 def _read(folder: Path, *, control: bool) -> tuple[SeedFile, ...]:
+    found, path = [], folder
     try:
-        return tuple(
-            SeedFile(path.stem, path.read_text(encoding="utf-8"), control)
-            for path in sorted(folder.glob("*.py"))
-            if path.stem != "__init__"
-        )
+        for path in sorted(folder.glob("*.py")):
+            if path.stem != "__init__":
+                found.append(SeedFile(path.stem, path.read_text(encoding="utf-8"), control))
     except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "a program is no UTF-8 text"
+        why = getattr(error, "strerror", None) or "it is no UTF-8 text"
         raise VortexError(
-            f"cannot read the programs of {folder}: {why}", code="E301",
+            f"cannot read {path}: {why}", code="E301",
             hint="--seeds FOLDER with one program a file",
         ) from None  # fmt: skip
+    return tuple(found)
 
 
 def controls() -> tuple[SeedFile, ...]:

@@ -18,6 +18,7 @@ from agent.sealing import Sealing
 from runs.naming import find_run
 from runs.store import Store
 from tests.runs.synthetic import new_store
+from vortex.errors import ExitCode
 
 FAKE = "tests.fake_evaluator:FakeEvaluator"
 
@@ -122,3 +123,10 @@ def test_seal_ends_with_both_gaps_of_what_it_sealed_and_the_next_command(
         for gap in (sealed[i].loss_gap, sealed[i].sealed_gap):
             assert f"{gap.value:.3f} ± {gap.error:.3f}" in line
     assert done.stderr.splitlines()[-1] == f"next: vortex-search export {name} --best -o winner"
+
+
+def test_a_budget_that_was_spent_before_is_refused(searched: tuple[Path, str]) -> None:
+    runs_dir, name = searched
+    done = vortex(runs_dir, "resume", name, "--evaluations", "3")
+    assert done.exit_code == ExitCode.USAGE
+    assert "--evaluations 3: 7 candidates were judged already" in done.stderr

@@ -10,6 +10,7 @@ from agent.commands import program_file
 from runs.records import RunConfig
 from search_spaces.block_topk import seeds
 from vortex import compile_text
+from vortex.errors import VortexError
 
 
 def test_a_batch_that_fails_does_not_end_the_others(
@@ -24,3 +25,11 @@ def test_a_batch_that_fails_does_not_end_the_others(
     found = program_file.in_worker(RunConfig(), 1, batches, tmp_path)
     statuses = [[a["evaluation"]["stages"][-1]["status"] for a in batch] for batch in found]
     assert statuses == [["duplicate"], ["ok"]]
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "fine.py").write_text("x = 1\n")
+    (tmp_path / "odd.py").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(VortexError, match=r"odd\.py: it is no UTF-8 text") as caught:
+        seeds(tmp_path)
+    assert caught.value.code == "E301"

@@ -175,3 +175,9 @@ def test_what_candidates_crashed_with_stands_above_every_table_once_for_each_mes
     ]
     assert crashes(shown_board) == said and set(said) <= set(facts(shown_board))
     assert not crashes(board(row(1), row(2, status="slow", message="no faster")))
+
+
+def test_a_table_that_is_cut_says_of_how_many() -> None:
+    cut = render_terminal(BOARD, color=False, width=220, top=1)
+    assert "candidates (* on the front, 1 of 2; --top for more)" in cut
+    assert "--top" not in render_markdown(BOARD, top=2)
