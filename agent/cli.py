@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import json
 import os
 import sys
@@ -12,26 +13,33 @@ from pathlib import Path
 
 import click
 
-from agent.commands import (
-    compare,
-    cost,
-    evaluate,
-    inspect_run,
-    judge,
-    outside,
-    replay,
-    search,
-    serve_eval,
-    tune_kernels,
-    verify,
-)
 from vortex.errors import ExitCode, VortexError, error_facts, unwritable
 
+# Commands by module of agent.commands; a module, torch behind most, is loaded when it is called.
+_MODULES = {
+    "judge": ("check", "price", "import", "minimise"), "evaluate": ("evaluate",),
+    "search": ("start", "resume"), "compare": ("compare",), "cost": ("cost",),
+    "inspect_run": ("runs", "leaderboard", "show", "seal", "export", "report"),
+    "tune_kernels": ("tune-kernels",), "replay": ("replay",), "verify": ("verify",),
+    "outside": ("front", "submit", "mcp"), "serve_eval": ("serve-eval",),
+}  # fmt: skip
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class Commands(click.Group):
     """A group whose errors are one message and a documented exit code, never a traceback."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names, those not loaded yet among them."""
+        return sorted({*super().list_commands(ctx), *(n for ns in _MODULES.values() for n in ns)})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """A command, loaded where it is not yet."""
+        for module, names in _MODULES.items():
+            if cmd_name in names and cmd_name not in self.commands:
+                for command in importlib.import_module(f"agent.commands.{module}").COMMANDS:
+                    self.add_command(command)
+        return super().get_command(ctx, cmd_name)
 
     def main(self, *args: object, **kwargs: object) -> object:  # type: ignore[override]
         """Run; exits the process."""
@@ -127,14 +135,6 @@ def models_list() -> None:
         if name in PACKAGED:
             here = "runs here" if cached_path(name).is_file() else "can be fetched"
         click.echo(f"{name:16} {geometry.kind:4} {geometry.layers:3} layers  {here}")
-
-
-for command in (
-    *judge.COMMANDS, *evaluate.COMMANDS, *search.COMMANDS, *inspect_run.COMMANDS,
-    *compare.COMMANDS, *tune_kernels.COMMANDS, *cost.COMMANDS, *replay.COMMANDS,
-    *outside.COMMANDS, *verify.COMMANDS, *serve_eval.COMMANDS,
-):  # fmt: skip
-    main.add_command(command)
 
 
 if __name__ == "__main__":

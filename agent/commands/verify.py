@@ -47,8 +47,10 @@ class Check:
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--for", "target", help="The model it is to serve.  [default: the folder's own]")
 @click.option("--model", "weights", help="A Hugging Face folder: start the engine with it.")
-@click.option("--context", type=click.IntRange(1, MOST), default=8192, show_default=True,
-              help="Of speed's prompts; of accuracy's where no budget is sure.")  # fmt: skip
+@click.option(
+    "--context", type=click.IntRange(1, MOST), default=8192, show_default=True,
+    help="Tokens of prompts for speed, and for accuracy where no budget is fixed.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True)
 def verify(
     folder: Path, target: str | None, weights: str | None, context: int, as_json: bool
