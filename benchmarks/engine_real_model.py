@@ -128,11 +128,10 @@ def compare(out: Path) -> list[dict[str, Any]]:
     engine, local = ([Answer.model_validate_json(x) for x in side] for side in lines)
     found = []
     for file in [None, *sorted((out / "programs").glob("*.py"))]:
-        at = out / "engine" / f"{file.stem if file else ''}.json"
-        if file and not at.is_file():
+        report = _report(out / "engine" / f"{file.stem}.json") if file else {}
+        if file and not report:
             print(f"{file.stem}: the engine's side has not ended", flush=True)
             continue
-        report = _report(at) if file else {}
         mode, program = ("sparse", report["candidate_hash"]) if file else ("full", "")
         pair = [
             {a.name: a for a in side if a.mode == mode and (not file or a.program == program)}
@@ -146,7 +145,7 @@ def compare(out: Path) -> list[dict[str, Any]]:
 
 
 def _report(file: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(file.read_text())
+    found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
     return found
 
 

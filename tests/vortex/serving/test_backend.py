@@ -121,12 +121,13 @@ def test_every_seed_serves(name: str) -> None:
     """Under a budget that leaves pages out of the first sequence, seven pages long."""
     small_one = "budget = vx.integer(64, 128, default=64)"
     text = re.sub(r"budget = vx\.\w+\(.*\)", small_one, (SEEDS / f"{name}.py").read_text())
-    engine = Engine(compile_text(text), context=128)
+    engine = Engine(compile_text(text), Shape(layers=4), context=128)
     engine.prefill({1: 110, 2: 40})
-    found = engine.decode(1, 2)
-    if engine.sparse.ranking:
-        assert right(found)
-        assert sum(f.pages for f in found) < 4.5 * sum(f.lists for f in found)
+    for _ in range(2):
+        found = engine.decode(1, 2)
+        if engine.sparse.ranking:
+            assert right(found)
+            assert sum(f.pages for f in found) < 4.5 * sum(f.lists for f in found)
 
 
 def test_layers_that_use_an_earlier_ranking_keep_no_fields() -> None:
