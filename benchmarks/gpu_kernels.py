@@ -31,7 +31,6 @@ from vortex.ir import Candidate
 from vortex.reference import attend as reference_attend
 from vortex.schedule import Schedule
 from vortex.triton.arrays import Shapes
-from vortex.triton.attend import Cache
 from vortex.triton.backend import (
     Fields,
     attend_chosen,
@@ -40,6 +39,7 @@ from vortex.triton.backend import (
 )
 from vortex.triton.buffers import Buffers
 from vortex.triton.kernels import Kernels, kernels
+from vortex.triton.paged_cache import Cache
 from vortex.triton.schedules import StepShape, schedule_for
 
 SEEDS = Path(__file__).resolve().parent.parent / "search_spaces" / "block_topk" / "seeds"

@@ -22,10 +22,11 @@ from vortex.errors import ExitCode, VortexError
 from vortex.geometry import Geometry
 from vortex.ir import Candidate
 from vortex.schedule import AttendSchedule, Schedule, ScoreSchedule
-from vortex.triton.attend import Workspace, attend
+from vortex.triton.attend import attend
 from vortex.triton.backend import route
 from vortex.triton.buffers import Buffers
 from vortex.triton.choose import KernelChooser, Pool, Setting
+from vortex.triton.paged_cache import Workspace
 from vortex.triton.schedules import StepShape, Tuned, by_rule
 from vortex.workload import Workload
 
