@@ -30,6 +30,7 @@ from vortex.compile import compile_text
 from vortex.ir import Candidate
 from vortex.reference import attend as reference_attend
 from vortex.schedule import Schedule
+from vortex.triton import attend
 from vortex.triton.arrays import Shapes
 from vortex.triton.backend import (
     Fields,
@@ -90,6 +91,10 @@ def cases() -> dict[str, Case]:
             f"mla-{context // 1024}k-b32-p{page}", "block_centroid", 32, context, page, 2048,
             1, 20, 576, 512, True,
         ))  # fmt: skip
+    latent = found[-2]
+    for batch, context in ((8, 131072), (16, 32768)):  # what an engine is measured with
+        found.append(replace(latent, name=f"mla-{context // 1024}k-b{batch}-p64", batch=batch,
+                             context=context, page=64))  # fmt: skip
     return {c.name: c for c in found}
 
 
@@ -164,19 +169,20 @@ def stages(bench: Bench, schedule: Schedule) -> dict[str, Callable[[int], None]]
         route(bench.kernels, schedule, q, fields, bench.table, bench.lengths, buffers,
               scale=case.scale, layer=layer, scores=scores, chooses=chooses)  # fmt: skip
 
-    def attend(layer: int, everything: bool = False) -> None:
+    def attend_pages(layer: int, everything: bool = False) -> None:
         cache, _, q, out = bench.layers[layer]
         attend_chosen(bench.kernels, schedule, q, cache, bench.table, bench.lengths, buffers, out,
                       scale=case.scale, everything=everything)  # fmt: skip
 
     def step(layer: int) -> None:
         score(layer)
-        attend(layer)
+        attend_pages(layer)
 
     score(0)
     return {
         "score": lambda at: score(at, True, False), "choose": lambda at: score(at, False, True),
-        "route": score, "attend": attend, "step": step, "full": lambda at: attend(at, True),
+        "route": score, "attend": attend_pages, "step": step,
+        "full": lambda at: attend_pages(at, True),
     }  # fmt: skip
 
 
@@ -281,7 +287,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--case", action="append", choices=sorted(known))
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--plain", action="store_true",
+                        help="the slow twin where tiles would be copied")  # fmt: skip
     arguments = parser.parse_args()
+    if arguments.plain:
+        attend.by_tiles = lambda *_: False
     results: dict[str, object] = {
         "device": torch.cuda.get_device_name(), "torch": torch.__version__,
         "triton": triton.__version__, "python": sys.version.split()[0],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import multiprocessing
 import statistics
 from collections.abc import Callable, Iterator, Sequence
@@ -83,14 +84,22 @@ def grid(kind: Kind, shape: StepShape) -> Iterator[Schedule]:
                 yield replace(base, score=ScoreSchedule(block, warps, choose, joined))
         return
     tokens = shape.context if kind == "full" else shape.attended
-    best = max(1, 264 // shape.rows)
+    best = 1 << round(math.log2(max(1, 264 // shape.rows)))
     splits = sorted({max(1, best // 2), best, best * 2, best * 4, 4 if kind == "full" else 1})
-    turned = (True, False) if shape.kind == "mla" or shape.rows <= 16 else (False,)
-    choices = ((32, 64), (4, 8), (2, 3)) if shape.kind == "mla" else ((32, 64, 128), (4,), (3,))
-    for block, warps, stages, turn, split in itertools.product(*choices, turned, splits):
+    for (block, warps, stages, turn), split in itertools.product(_tiles(shape), splits):
         if split * block <= max(tokens, block):
             part = AttendSchedule(block, split, warps, stages, turn)
             yield replace(base, attend=part, full=part)
+
+
+def _tiles(shape: StepShape) -> Iterator[tuple[int, int, int, bool]]:
+    """Block, warps, stages, and whether products are turned, that are worth a try."""
+    if shape.kind == "gqa":
+        turned = (True, False) if shape.rows <= 16 else (False,)
+        return itertools.product((32, 64, 128), (4,), (3,), turned)
+    if shape.page_size % 64 == 0:  # tiles are copied: few heads on the rows of products spill
+        return itertools.product((32, 64), (4, 8), (1, 2), (True,))
+    return itertools.product((32, 64), (4, 8), (2, 3), (True, False))
 
 
 @dataclass
