@@ -10,6 +10,7 @@ whoever runs this has installed.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 import subprocess
@@ -57,13 +58,17 @@ def main() -> None:
     parser.add_argument("document", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--from", dest="start", default="", help="the first line to run holds this")
+    parser.add_argument("--until", default="", help="the first line not to run starts with this")
     args = parser.parse_args()
     lines = [x for x in lines_of(args.document.read_text()) if not x.startswith("pip install")]
     first = next((i for i, line in enumerate(lines) if args.start in line), None)
     if first is None:
         parser.error(f"no shell line of {args.document} holds '{args.start}'")
+    lines = lines[first:]
+    if args.until:
+        lines = list(itertools.takewhile(lambda line: not line.startswith(args.until), lines))
     failed = 0
-    for line, code, seconds in follow(lines[first:], args.out):
+    for line, code, seconds in follow(lines, args.out):
         failed += code != 0
         facts = {"line": line, "exit": code, "seconds": round(seconds, 1)}
         print(json.dumps(facts), flush=True)

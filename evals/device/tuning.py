@@ -45,6 +45,7 @@ class Centroid(vx.Algorithm):
         return vx.top_k(score, tokens={tokens}) | vx.sinks(1) | vx.recent(2)
 """
 _REPLAYS, _WRONG = 9, 0.01
+_AGAIN = "this process has lost its device: in another"
 # Scores within rounding of the cut fall either way between schedules: so many pages may differ.
 _DIFFERENT = 0.02
 
@@ -71,6 +72,9 @@ class Job:
             g.kind, w.batch * g.kv_heads, g.group, g.dim, g.vdim, self.page_size, w.context,
             self.tokens, page_bytes(self.candidate, g),
         )  # fmt: skip
+
+
+Task = tuple[Job, Kind, Schedule]
 
 
 def grid(kind: Kind, shape: StepShape) -> Iterator[Schedule]:
@@ -203,9 +207,11 @@ def replayed(run: Callable[[int], None], layers: int, replays: int) -> list[floa
     return sorted(times[3:])
 
 
-def warm(task: tuple[Job, Kind, Schedule]) -> str | None:
+def warm(task: Task) -> str | None:
     """Compile a stage in a process of its own; what went wrong, if anything did."""
     job, kind, schedule = task
+    if _lost():
+        return _AGAIN
     try:
         small = replace(job, workload=replace(job.workload, batch=1))
         _Bench.of(small, layers=1).stage(kind, schedule)(0)
@@ -215,27 +221,45 @@ def warm(task: tuple[Job, Kind, Schedule]) -> str | None:
     return None
 
 
-def compile_all(jobs: Sequence[Job], processes: int) -> dict[tuple[Job, Kind, Schedule], str]:
+def _lost() -> bool:
+    """Whether an earlier kernel's fault has cost this process its device."""
+    try:
+        torch.cuda.synchronize()
+    except (RuntimeError, AssertionError):  # the latter where torch has no CUDA
+        return torch.cuda.is_available()
+    return False
+
+
+def compile_all(jobs: Sequence[Job], processes: int) -> dict[Task, str]:
     """Compile every schedule of every job, each distinct kernel once; the ones that fail.
 
     Raises:
         VortexError: E615, a process was killed.
     """
     tasks = [(j, k, s) for j in jobs for k in KINDS for s in dict.fromkeys(grid(k, j.shape))]
-    same: dict[object, tuple[Job, Kind, Schedule]] = {}
+    same: dict[object, Task] = {}
     for task in tasks:
         same.setdefault(_constants(*task), task)
+    found: dict[object, str | None] = {}
+    while len(found) < len(same):
+        left = {key: task for key, task in same.items() if key not in found}
+        answers = _answers(list(left.values()), min(processes, len(left)))
+        news = {k: a for k, a in zip(left, answers, strict=True) if a != _AGAIN}
+        found |= news or dict.fromkeys(left, "no process kept its device")
+    return {t: f for t in tasks if (f := found[_constants(*t)])}
+
+
+def _answers(tasks: Sequence[Task], processes: int) -> list[str | None]:
     spawn = multiprocessing.get_context("spawn")
     try:
-        with ProcessPoolExecutor(min(processes, len(same)), mp_context=spawn) as pool:
-            found = dict(zip(same, pool.map(warm, same.values(), chunksize=4), strict=True))
+        with ProcessPoolExecutor(processes, mp_context=spawn) as pool:
+            return list(pool.map(warm, tasks, chunksize=4))
     except BrokenProcessPool:
         raise VortexError(
             "a process that compiles kernels was killed", code="E615",
             hint="memory may have run out; run it again: what was compiled is kept",
             exit_code=ExitCode.ENVIRONMENT,
         ) from None  # fmt: skip
-    return {t: f for t in tasks if (f := found[_constants(*t)])}
 
 
 def _constants(job: Job, kind: Kind, schedule: Schedule) -> object:
@@ -247,7 +271,7 @@ def _constants(job: Job, kind: Kind, schedule: Schedule) -> object:
     return kind, job.geometry.name, job.page_size, part
 
 
-def tune(job: Job, failed: dict[tuple[Job, Kind, Schedule], str]) -> Tuned:
+def tune(job: Job, failed: dict[Task, str]) -> Tuned:
     """The fastest schedule of each stage among those whose results are the rule's own.
 
     Args:
@@ -262,6 +286,8 @@ def tune(job: Job, failed: dict[tuple[Job, Kind, Schedule], str]) -> Tuned:
         bench = _Bench.of(job)
         for kind in KINDS:
             able = [s for s in dict.fromkeys(grid(kind, job.shape)) if (job, kind, s) not in failed]
+            if not able:
+                raise RuntimeError(f"{kind}: {next(iter(failed.values()))}")
             found, seconds = _fastest(bench, kind, able)
             best = _with(best, kind, found)
             microseconds[kind] = round(seconds * 1e6, 2)
@@ -278,6 +304,7 @@ def _fastest(bench: _Bench, kind: Kind, schedules: Sequence[Schedule]) -> tuple[
     """The fastest of the schedules that agree with the first that runs, and seconds of a layer."""
     times: dict[Schedule, float] = {}
     wanted: Tensor | None = None
+    why = "results differ"
     for schedule in schedules:
         try:
             run, found = bench.tried(kind, schedule)
@@ -285,10 +312,10 @@ def _fastest(bench: _Bench, kind: Kind, schedules: Sequence[Schedule]) -> tuple[
             if same(kind, found, wanted):
                 taken = replayed(run, len(bench.pool.caches), _REPLAYS)
                 times[schedule] = statistics.median(taken)
-        except (RuntimeError, triton.TritonError):
-            continue
+        except (RuntimeError, triton.TritonError) as error:
+            why = str(error)[:120]
     if not times:
-        raise RuntimeError(f"no schedule of '{kind}' runs")
+        raise RuntimeError(f"no schedule of '{kind}' runs: {why}")
     best = min(times, key=lambda s: times[s])
     return best, times[best]
 
