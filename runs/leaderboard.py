@@ -30,9 +30,8 @@ PROPOSERS = "who proposed (share now: of the next evaluations)"
 
 def facts(board: Board) -> list[str]:
     """What must be said above every table."""
-    judged = "1 candidate" if board.evaluated == 1 else f"{board.evaluated} candidates"
     lines = [
-        f"run {board.run}: {judged} judged for {board.target} "
+        f"run {board.run}: {judged(board)} for {board.target} "
         f"({', '.join(f'{n} {s}' for s, n in board.statuses.items())})",
         f"accuracy: measured on {board.accuracy_model}, {board.budgets}",
         f"step time: predicted for {board.device}, {board.workload}",
@@ -47,6 +46,16 @@ def facts(board: Board) -> list[str]:
     if board.controls_problem:
         lines.append(f"WARNING: the controls are out of order: {board.controls_problem}")
     return lines
+
+
+def judged(board: Board) -> str:
+    """How many candidates of the budget, and the controls apart, which count as no evaluation."""
+    budget = board.config.get("evaluations")
+    many = f"{board.evaluated}" if budget is None else f"{board.evaluated} of {budget}"
+    noun = "candidate" if (budget or board.evaluated) == 1 else "candidates"
+    controls = sum(r.control and r.status != "waiting" for r in board.rows)
+    more = f" (+ {controls} control{'s' if controls > 1 else ''})" if controls else ""
+    return f"{many} {noun} judged{more}"
 
 
 def _throughput(board: Board) -> str:

@@ -13,6 +13,7 @@ import click
 
 from agent.commands.configure import changed, make_config
 from agent.ending import ending, retry
+from agent.enlisting import enlist
 from agent.llm.account import Agent
 from agent.llm.expenses import summary
 from agent.llm.prefix import prefix
@@ -29,6 +30,7 @@ from evals.evaluator import environment
 from evals.models.fetch import NAMES
 from evals.models.fit import obtain
 from runs.board import crashes
+from runs.leaderboard import judged
 from runs.naming import find_run
 from runs.records import RunConfig
 from runs.store import Store
@@ -42,7 +44,7 @@ from vortex.errors import ExitCode, VortexError, printable
 @click.option("--kv-dtype", type=click.Choice(["bf16", "fp8"]), help="[default: bf16]")
 @click.option("--device", help="Where candidates run: cpu, cuda, cuda:N.  [default: a GPU if any]")
 @click.option("--price-for", help="Device of predicted times.  [default: that GPU, or h200]")
-@click.option("--evaluations", type=int, help="Candidates to judge.  [default: 60]")
+@click.option("--evaluations", type=int, help="Candidates to judge, seeds too.  [default: 60]")
 @click.option("--minutes", type=float, help="Stop proposing after so long.")
 @click.option("--contexts", type=int, help="Evaluation contexts of the last rung.  [default: 24]")
 @click.option("--seed", type=int, help="[default: 0]")
@@ -193,9 +195,13 @@ def drive(store: Store, agents: Sequence[Agent] | None = ()) -> None:
         )  # fmt: skip
         search.studio.capped = agents is None
     try:
+        left_out = enlist(store, config)
+        if left_out:
+            _say(_no_room(store, left_out))
         search.run()
         view.finish()
-        for line in (*summary(store), *crashes(board_of(store))):
+        board = board_of(store)
+        for line in (*summary(store), *crashes(board), judged(board)):
             _say(line)
         end = ending(search)
     finally:
@@ -212,6 +218,15 @@ def drive(store: Store, agents: Sequence[Agent] | None = ()) -> None:
     click.echo(f"what came: vortex-search leaderboard {store.name}", err=True)
     if end.exit_code:
         raise click.exceptions.Exit(end.exit_code)
+
+
+def _no_room(store: Store, left_out: int) -> str:
+    """That a budget is too small for the seeds, and how to judge the others."""
+    which = "1 seed has" if left_out == 1 else f"{left_out} seeds have"
+    return (
+        f"note: {which} no room in {store.config().evaluations} evaluations; "
+        f"vortex-search resume {store.name} --evaluations N judges more of them first"
+    )
 
 
 COMMANDS = (start, resume)

@@ -64,14 +64,14 @@ def test_a_run_that_is_named_is_meant_though_nothing_was_judged(
     runs_dir, _ = searched
     aborted = find_run(runs_dir, None).name
     done = vortex(runs_dir, "leaderboard", aborted)
-    assert f"run {aborted}: 0 candidates judged" in done.stdout and not done.stderr
+    assert f"run {aborted}: 0 of 60 candidates judged" in done.stdout and not done.stderr
 
 
 def test_where_nothing_was_judged_the_latest_run_is_meant(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     store.close()
     done = vortex(tmp_path, "leaderboard")
-    assert f"run {store.name}: 0 candidates judged" in done.stdout and not done.stderr
+    assert f"run {store.name}: 0 of 60 candidates judged" in done.stdout and not done.stderr
 
 
 def test_a_run_that_cannot_be_read_is_passed_over_among_older_ones(
