@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 
+from agent.interrupts import end_twice_at_once
 from vortex.errors import ExitCode, VortexError, error_facts, unwritable
 
 # Commands by module of agent.commands; a module, torch behind most, is loaded when it is called.
@@ -40,6 +41,11 @@ class Commands(click.Group):
                 for command in importlib.import_module(f"agent.commands.{module}").COMMANDS:
                     self.add_command(command)
         return super().get_command(ctx, cmd_name)
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        """The process is this command, and Ctrl-C is the command's to the end."""
+        end_twice_at_once()
+        return self.main(*args, **kwargs)
 
     def main(self, *args: object, **kwargs: object) -> object:  # type: ignore[override]
         """Run; exits the process."""

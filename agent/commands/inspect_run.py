@@ -14,6 +14,7 @@ import click
 
 from agent.commands.program_file import some_contexts
 from agent.exporting import write_export
+from agent.interrupts import told
 from agent.llm.hypotheses import judge
 from agent.llm.turns import submission_of
 from agent.presentation import board_of
@@ -203,15 +204,19 @@ def seal_command(run: str | None, contexts: int, workers: int | None, runs_dir: 
     view = View()
     try:
         chosen = members(store)
-        if any(not s.record.control for s in chosen):  # controls alone say nothing
-            sealing = Sealing(contexts, workers or store.config().workers)
-            seal(store, sealing, chosen, view)
-        view.finish()
-        board = board_of(store)
-        click.echo("\n".join(_sealed_lines(board)))
+        with told() as stopped:
+            if any(not s.record.control for s in chosen):  # controls alone say nothing
+                sealing = Sealing(contexts, workers or store.config().workers)
+                seal(store, sealing, chosen, view, stopped.is_set)
+            view.finish()
+            board = board_of(store)
+            click.echo("\n".join(_sealed_lines(board)))
     finally:
         view.finish()
         store.close()
+    if stopped.is_set():
+        click.echo(f"stopped; go on with: vortex-search seal {store.name}", err=True)
+        raise click.exceptions.Exit(ExitCode.INTERRUPTED)
     ready = any(r.on_front and r.sealed_gap.value is not None for r in board.rows)
     for line in _after_sealing(board, ready=ready):
         click.echo(line, err=True)

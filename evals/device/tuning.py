@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import signal
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -16,6 +17,7 @@ import triton
 from torch import Tensor
 
 from evals.device.throughput import filled_pool, setting_of
+from evals.sandbox import die_with_parent
 from vortex.compile import compile_text
 from vortex.cost import page_bytes
 from vortex.errors import ExitCode, VortexError
@@ -216,16 +218,24 @@ def compile_all(jobs: Sequence[Job], processes: int) -> dict[tuple[Job, Kind, Sc
     for task in tasks:
         same.setdefault(_constants(*task), task)
     spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(processes, len(same)), spawn, initializer=be_the_parents)
     try:
-        with ProcessPoolExecutor(min(processes, len(same)), mp_context=spawn) as pool:
-            found = dict(zip(same, pool.map(warm, same.values(), chunksize=4), strict=True))
+        found = dict(zip(same, pool.map(warm, same.values(), chunksize=4), strict=True))
     except BrokenProcessPool:
         raise VortexError(
             "a process that compiles kernels was killed", code="E615",
             hint="memory may have run out; run it again: what was compiled is kept",
             exit_code=ExitCode.ENVIRONMENT,
         ) from None  # fmt: skip
+    finally:
+        pool.shutdown(cancel_futures=True)
     return {t: f for t in tasks if (f := found[_constants(*t)])}
+
+
+def be_the_parents() -> None:
+    """In a process of the pool: Ctrl-C reaches it too, but when to end is its parent's to say."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with_parent()
 
 
 def _constants(job: Job, kind: Kind, schedule: Schedule) -> object:
