@@ -9,7 +9,7 @@ from agent.llm.turns import PROPOSE
 from runs.ledger import Ledger
 from runs.records import RunConfig
 from runs.store import Store
-from search_spaces.block_topk import SeedFile, controls, seeds
+from search_spaces.block_topk import SeedFile, are_ours, controls, seeds
 
 
 def enlist(store: Store, config: RunConfig) -> int:
@@ -25,13 +25,13 @@ def enlist(store: Store, config: RunConfig) -> int:
         VortexError: E301, the seeds cannot be read.
     """
     for file in controls():
-        _add(store, file, {})
+        _add(store, file, {}, "control")
     room, left_out = _room(store, config), 0
     for file, knobs in _seeds(config):
         if store.has(file.text, knobs):
             continue
         if room > 0:
-            _add(store, file, knobs)
+            _add(store, file, knobs, _origin(file, config))
             room -= 1
         else:
             left_out += 1
@@ -40,7 +40,7 @@ def enlist(store: Store, config: RunConfig) -> int:
 
 def _seeds(config: RunConfig) -> Iterator[tuple[SeedFile, Mapping[str, int]]]:
     """As they are, then at every budget of the sweep."""
-    files = seeds(Path(config.seeds_dir) if config.seeds_dir else None)
+    files = seeds(_folder(config))
     yield from ((file, {}) for file in files)
     for budget in config.sweep:
         yield from ((file, {"budget": budget}) for file in files if "budget" in file.text)
@@ -54,8 +54,17 @@ def _room(store: Store, config: RunConfig) -> int:
     return config.evaluations - store.evaluated() - waiting - asked
 
 
-def _add(store: Store, file: SeedFile, knobs: Mapping[str, int]) -> None:
+def _folder(config: RunConfig) -> Path | None:
+    return Path(config.seeds_dir) if config.seeds_dir else None
+
+
+def _origin(file: SeedFile, config: RunConfig) -> str:
+    """Where a seed is from, as its candidate says."""
+    return "known algorithm" if are_ours(_folder(config)) else f"your seed {file.name}.py"
+
+
+def _add(store: Store, file: SeedFile, knobs: Mapping[str, int], note: str) -> None:
     store.add(
         text=file.text, knobs=knobs, proposer="control" if file.control else "seed",
-        control=file.control, name=file.name, note="known algorithm",
+        control=file.control, name=file.name, note=note,
     )  # fmt: skip

@@ -97,3 +97,21 @@ def test_a_run_of_before_that_judged_more_than_its_budget_is_judged_again_whole(
     found = replay.live(store, handler=FAKE)
     assert len(found) == 10 and all(j.before == j.after == "ok" for j in found)
     store.close()
+
+
+def notes(store: Store) -> dict[str, str]:
+    return {c.name: c.note for c in store.candidates()}
+
+
+def test_a_user_s_own_seed_is_called_so_and_no_known_algorithm(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "first_try.py").write_text(seeds()[0].text)
+    own = new_store(tmp_path, seeds_dir=str(mine))
+    enlist(own, own.config())
+    found = notes(own)
+    assert found["first_try"] == "your seed first_try.py" and found["full"] == "control"
+    for choice in (None, "library"):
+        ours = new_store(tmp_path, seeds_dir=choice)
+        enlist(ours, ours.config())
+        assert notes(ours)["quest"] == "known algorithm"
