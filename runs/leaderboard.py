@@ -86,7 +86,7 @@ def _blocks(board: Board, top: int | None) -> list[tuple[str, list[Row]]]:
 
 
 def _title(row: Row) -> str:
-    return f"{'*' if row.on_front else ' '}{row.id:>4} {printable(row.name, limit=24)}"
+    return f"{'*' if row.on_front else ' '}{row.id:>4} {printable(row.called, limit=40)}"
 
 
 def _knobs(row: Row) -> str:
@@ -148,7 +148,7 @@ def render_markdown(board: Board, *, top: int | None = None) -> str:
         for row in rows:
             cells = [shown(cell_of(row, a), f) for _, a, f, _ in columns(board)]
             first = f"{row.id}{'*' if row.on_front else ''}"
-            texts = [first, row.name, row.proposer, _knobs(row), *cells]
+            texts = [first, row.called, row.proposer, _knobs(row), *cells]
             lines.append("| " + " | ".join(escaped(t) for t in texts) + " |")
     if board.proposers:
         lines += ["", f"**{PROPOSERS}**", "", f"| {' | '.join(PROPOSER_COLUMNS)} |"]

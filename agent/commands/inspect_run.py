@@ -143,7 +143,7 @@ def show(words: tuple[str, ...], run: str | None, as_json: bool, runs_dir: Path)
         data = json.loads(render_json(board))
         click.echo(json.dumps(next(r for r in data["rows"] if r["id"] == candidate), indent=2))
         return
-    click.echo(f"candidate {row.id} {printable(row.name)} of {board.run}: {row.status}")
+    click.echo(f"candidate {row.id} {printable(row.called)} of {board.run}: {row.status}")
     click.echo(f"from {row.proposer}, parents {', '.join(map(str, row.parents)) or 'none'}: "
                f"{printable(row.note, limit=300)}")  # fmt: skip
     for line in _claim(store, candidate):
@@ -243,11 +243,11 @@ def _sealed_lines(board: Board) -> list[str]:
     rows = [r for r in board.rows if not r.control and r.sealed_gap.value is not None]
     if not rows:
         return ["no candidate has a gap on sealed contexts"]
-    found = [f"   {'id':>4} {'name':24} {'loss gap':>15} {'sealed gap':>15}  (measured)"]
+    found = [f"   {'id':>4} {'name':40} {'loss gap':>15} {'sealed gap':>15}  (measured)"]
     for r in rows:
         star, gaps = "*" if r.on_front else " ", (r.loss_gap, r.sealed_gap)
         cells = " ".join(f"{shown(gap, '.3f'):>15}" for gap in gaps)
-        found.append(f"  {star}{r.id:>4} {printable(r.name, limit=24):24} {cells}")
+        found.append(f"  {star}{r.id:>4} {printable(r.called, limit=40):40} {cells}")
     return found
 
 
@@ -274,8 +274,8 @@ def export_command(
                           hint="vortex-search front lists the candidates")  # fmt: skip
     lacks = write_export(row, board, out, force=force)
     if why:
-        click.echo(f"chose candidate {row.id} {printable(row.name)}: {why}", err=True)
-    click.echo(f"candidate {row.id} {printable(row.name)} of {board.run} is in {out}", err=True)
+        click.echo(f"chose candidate {row.id} {printable(row.called)}: {why}", err=True)
+    click.echo(f"candidate {row.id} {printable(row.called)} of {board.run} is in {out}", err=True)
     if lacks:
         click.echo(f"note: no engine can serve it yet: {lacks}; --id takes another", err=True)
 
