@@ -24,12 +24,13 @@ from agent.view import View
 from runs.board import Board, cell_of, columns, crashes, shown
 from runs.engine import figure_lines
 from runs.export import BEST_RULE, best_of
-from runs.leaderboard import render_csv, render_json, render_markdown, render_terminal
+from runs.leaderboard import render_csv, render_json, render_markdown
 from runs.ledger import Ledger
 from runs.naming import by_age, find_run, list_runs
 from runs.records import MOST_WORKERS
 from runs.report import write_report
 from runs.store import Store
+from runs.terminal import render_terminal
 from vortex.errors import ExitCode, VortexError, printable
 
 _DIGITS = 18  # of a number that a database can hold
@@ -107,9 +108,15 @@ def runs_command(runs_dir: Path) -> None:
 @click.option(
     "--top", type=click.IntRange(1), help="Candidates to show.  [default: 20; all as JSON or CSV]"
 )
+@click.option("--wide", is_flag=True, help="All columns, wider than the terminal.")
 @DIR
-def leaderboard(run: str | None, form: str | None, top: int | None, runs_dir: Path) -> None:
-    """Show the best of a run, beside its controls."""
+def leaderboard(
+    run: str | None, form: str | None, top: int | None, wide: bool, runs_dir: Path
+) -> None:
+    """Show the best of a run, beside its controls.
+
+    On a terminal the columns that fit are shown; elsewhere, or with --wide, all of them.
+    """
     board = board_of(opened(runs_dir, run))
     if top is not None:
         shown_ids = {r.id for r in [r for r in board.rows if not r.control][:top]}
@@ -122,8 +129,9 @@ def leaderboard(run: str | None, form: str | None, top: int | None, runs_dir: Pa
     elif form == "markdown":
         click.echo(render_markdown(board, top=top or 20), nl=False)
     else:
-        color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-        width = shutil.get_terminal_size((200, 24)).columns if sys.stdout.isatty() else 200
+        terminal = sys.stdout.isatty()
+        color = terminal and "NO_COLOR" not in os.environ
+        width = shutil.get_terminal_size().columns if terminal and not wide else None
         click.echo(render_terminal(board, color=color, width=width, top=top or 20), nl=False)
 
 
@@ -243,11 +251,13 @@ def _sealed_lines(board: Board) -> list[str]:
     rows = [r for r in board.rows if not r.control and r.sealed_gap.value is not None]
     if not rows:
         return ["no candidate has a gap on sealed contexts"]
-    found = [f"   {'id':>4} {'name':40} {'loss gap':>15} {'sealed gap':>15}  (measured)"]
+    names = {r.id: printable(r.called, limit=40) for r in rows}
+    wide = max(map(len, names.values()))
+    found = [f"   {'id':>4} {'name':{wide}} {'loss gap':>15} {'sealed gap':>15}  (measured)"]
     for r in rows:
         star, gaps = "*" if r.on_front else " ", (r.loss_gap, r.sealed_gap)
         cells = " ".join(f"{shown(gap, '.3f'):>15}" for gap in gaps)
-        found.append(f"  {star}{r.id:>4} {printable(r.called, limit=40):40} {cells}")
+        found.append(f"  {star}{r.id:>4} {names[r.id]:{wide}} {cells}")
     return found
 
 
