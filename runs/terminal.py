@@ -55,7 +55,8 @@ def render_terminal(
     parts = blocks(board, top)
     rows = [row for _, listed in parts for row in listed]
     every = _columns(board, rows)
-    kept = every if width is None else _fitting(every, width)
+    longest = max((cell_len(printable(row.called, limit=_FEWER)) for row in rows), default=0)
+    kept = every if width is None else _fitting(every, width - longest - _MARK - _PAD)
     name, sources = _name(rows, kept, width), _proposers(board, width)
     needed = max(_needed(kept, name.width), _needed(sources, 0))
     console = Console(
@@ -100,11 +101,11 @@ def _columns(board: Board, rows: Sequence[Row]) -> list[_Column]:
 
 
 def _fitting(every: Sequence[_Column], width: int) -> list[_Column]:
-    """Those that a line has room for beside a name, the most important first; empty ones last."""
+    """Those that there is room for beside names, the most important first; empty ones last."""
     order = sorted(every, key=lambda c: (c.key != "loss_gap", c.empty, _IMPORTANCE.index(c.key)))
     kept = order[:1]
     for column in order[1:]:
-        if _needed([*kept, column], _FEWER + _MARK + _PAD) <= width:
+        if _needed([*kept, column], 0) <= width:
             kept.append(column)
     return [c for c in every if c in kept]
 
