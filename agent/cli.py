@@ -13,16 +13,11 @@ from pathlib import Path
 
 import click
 
+from agent.commands.listed import LISTED
+from agent.interrupts import end_twice_at_once
 from vortex.errors import ExitCode, VortexError, error_facts, unwritable
 
-# Commands by module of agent.commands; a module, torch behind most, is loaded when it is called.
-_MODULES = {
-    "judge": ("check", "price", "import", "minimise"), "evaluate": ("evaluate",),
-    "search": ("start", "resume"), "compare": ("compare",), "cost": ("cost",),
-    "inspect_run": ("runs", "leaderboard", "show", "seal", "export", "report"),
-    "tune_kernels": ("tune-kernels",), "replay": ("replay",), "verify": ("verify",),
-    "outside": ("front", "submit", "mcp"), "serve_eval": ("serve-eval",),
-}  # fmt: skip
+_LINES = {name: line for names in LISTED.values() for name, line in names.items()}
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
@@ -31,15 +26,33 @@ class Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names, those not loaded yet among them."""
-        return sorted({*super().list_commands(ctx), *(n for ns in _MODULES.values() for n in ns)})
+        return sorted(
+            {*super().list_commands(ctx), *(n for names in LISTED.values() for n in names)}
+        )
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """A command, loaded where it is not yet."""
-        for module, names in _MODULES.items():
+        for module, names in LISTED.items():
             if cmd_name in names and cmd_name not in self.commands:
                 for command in importlib.import_module(f"agent.commands.{module}").COMMANDS:
                     self.add_command(command)
         return super().get_command(ctx, cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """As click's, with the lines that are listed: nothing is loaded for them."""
+        listed = {
+            n: click.Command(n, help=x) for names in LISTED.values() for n, x in names.items()
+        }
+        known = {**listed, **self.commands}
+        names = self.list_commands(ctx)
+        width = formatter.width - 6 - max(map(len, names))
+        with formatter.section("Commands"):
+            formatter.write_dl([(n, known[n].get_short_help_str(width)) for n in names])
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        """The process is this command, and Ctrl-C is the command's to the end."""
+        end_twice_at_once()
+        return self.main(*args, **kwargs)
 
     def main(self, *args: object, **kwargs: object) -> object:  # type: ignore[override]
         """Run; exits the process."""

@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from agent.crew import Crew, MachineFault, Unsound
+from agent.enlisting import enlist
 from agent.llm.studio import Studio
 from agent.proposers.base import Proposer
 from agent.proposing import Sources
@@ -21,7 +21,7 @@ from evals.result import Evaluation, Sample, Stage, Status
 from runs.quality import order_problem
 from runs.records import RunConfig
 from runs.store import Store
-from search_spaces.block_topk import SeedFile, controls, seeds
+from search_spaces.block_topk import seeds
 from vortex.errors import VortexError
 
 _SCREEN_SECONDS, _PREFILL_SECONDS, _TRIES = 120.0, 600.0, 2
@@ -31,7 +31,7 @@ _ORDER = {"RandomPages": "random pages", "StreamingLLM": "StreamingLLM", "Oracle
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What a view shows."""
+    """What a view shows; ``controls`` are judged beside what is ``done``."""
 
     phase: str
     done: int
@@ -41,6 +41,7 @@ class Progress:
     seconds_left: float | None = None
     turns: int = 0
     dollars: float | None = None
+    controls: int = 0
 
 
 @dataclass
@@ -74,7 +75,7 @@ class Search:
             VortexError: E608, the controls come out in the wrong order; E509, the machine fails.
         """
         config = self.store.config()
-        self.enlist(config)
+        enlist(self.store, config)
         self._prefill(config)
         crew = self._crew(config, config.workers)
         try:
@@ -92,22 +93,6 @@ class Search:
     def _crew(self, config: RunConfig, size: int, *, prefilling: bool = False) -> Crew:
         probe = {"kind": "screen", "text": seeds()[0].text, "contexts": [0], "known": {}}
         return crew_for(config, size, handler=self.handler, prefilling=prefilling, probe=probe)
-
-    def enlist(self, config: RunConfig) -> None:
-        """Controls and seeds are candidates like others, and come first."""
-        folder = Path(config.seeds_dir) if config.seeds_dir else None
-        for file in (*controls(), *seeds(folder)):
-            self._add_seed(file, {})
-        for budget in config.sweep:
-            for file in (*controls(), *seeds(folder)):
-                if "budget" in file.text and not file.control:
-                    self._add_seed(file, {"budget": budget})
-
-    def _add_seed(self, file: SeedFile, knobs: Mapping[str, int]) -> None:
-        self.store.add(
-            text=file.text, knobs=knobs, proposer="control" if file.control else "seed",
-            control=file.control, name=file.name, note="known algorithm",
-        )  # fmt: skip
 
     def _prefill(self, config: RunConfig) -> None:
         make_cache()
@@ -319,8 +304,9 @@ class Search:
             left = spent / done * max(0, config.evaluations - done)
         turns = len(self.studio.futures) if self.studio else 0
         dollars = self.studio.ledger.spent().dollars if self.studio else None
+        controls = sum(s.record.control and bool(s.stages) for s in now.by_id.values())
         return Progress("search", done, config.evaluations, running, _names(now), left, turns,
-                        dollars)  # fmt: skip
+                        dollars, controls)  # fmt: skip
 
 
 def fault_head(candidate: int) -> str:

@@ -187,7 +187,7 @@ def outcome_facts(outcome: Outcome) -> dict[str, object]:
 def outcome_text(outcome: Outcome) -> str:
     """An outcome as lines to read."""
     row = outcome.row
-    lines = [f"candidate {row.id} {printable(row.name, limit=60)}: {row.status}"
+    lines = [f"candidate {row.id} {printable(row.called, limit=60)}: {row.status}"
              + (", on the front" if row.on_front else "")]  # fmt: skip
     lines.append(f"  {_numbers(row)}")
     lines += [f"  {printable(line)}" for line in row.message.splitlines()[:20]]
@@ -243,7 +243,7 @@ def front_text(board: Board) -> str:
     )
     note = [f"STAND-IN: {printable(board.standin_note, limit=300)}"] if board.standin_note else []
     lines = [
-        f"{r.id:>5} {printable(r.name, limit=32):32} {_numbers(r)}; "
+        f"{r.id:>5} {printable(r.called, limit=32):32} {_numbers(r)}; "
         f"from {printable(r.proposer, limit=48)}"
         for r in members
     ]

@@ -18,6 +18,7 @@ from runs.ledger import Ledger
 from runs.quality import RANKED_TASKS, Estimate, by_context, estimate, scale_of
 from runs.records import RunConfig
 from runs.store import Store
+from runs.titles import titled
 
 
 def board_of(store: Store) -> Board:
@@ -51,7 +52,7 @@ def board_of(store: Store) -> Board:
         budgets=_budgets(config),
         throughput_workload=f"batch {config.throughput_batch}, "
         f"{config.throughput_context:,} tokens, {config.workers} threads",
-        rows=tuple(rows),
+        rows=titled(rows),
         evaluated=store.evaluated(),
         statuses=dict(sorted(states.items())),
         controls_problem=controls_problem(now),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass
+from typing import Any
 
-from agent.crew import MachineFault
+from agent.crew import Crew, MachineFault
 from agent.loop import Progress
 from agent.standing import Standing, standings
 from agent.workers import HANDLER, crew_for
@@ -39,46 +40,61 @@ def members(store: Store) -> list[Standing]:
 
 
 def seal(
-    store: Store, sealing: Sealing, chosen: Sequence[Standing], report: Callable[[Progress], None]
+    store: Store,
+    sealing: Sealing,
+    chosen: Sequence[Standing],
+    report: Callable[[Progress], None],
+    interrupted: Callable[[], bool] = lambda: False,
 ) -> None:
     """Evaluate the chosen on the sealed contexts; what is there already is not done again.
+
+    Args:
+        interrupted: begins nothing more once it is true; what runs comes back and is kept.
 
     Raises:
         VortexError: E509, the machine fails.
     """
     config = store.config()
     indices = list(range(sealing.contexts))
+    prefills = {i: [({"kind": "prefill", "split": "sealed", "index": i}, _PREFILL_SECONDS)]
+                for i in indices}  # fmt: skip
     maker = crew_for(config, sealing.workers, handler=sealing.handler, prefilling=True)
-    try:
-        prefills = [
-            maker.submit([({"kind": "prefill", "split": "sealed", "index": i}, _PREFILL_SECONDS)])
-            for i in indices
-        ]
-        for done, future in enumerate(prefills):
-            report(Progress("prefill sealed", done, len(prefills), sealing.workers))
-            future.result()
-    except MachineFault as fault:
-        raise _fault(fault) from None
-    finally:
-        maker.close()
+    for _ in _answers(maker, prefills, "prefill sealed", sealing.workers, report, interrupted):
+        pass
+    if interrupted():
+        return
+    waiting = {s.record.id: s for s in chosen if not any(x.stage == Stage.SEALED for x in s.stages)}
+    asked = {i: [(_request(s, indices), config.timeout * len(indices))]
+             for i, s in waiting.items()}  # fmt: skip
     crew = crew_for(config, sealing.workers, handler=sealing.handler)
+    for i, answer in _answers(crew, asked, "sealed", sealing.workers, report, interrupted):
+        found = Evaluation.model_validate(answer["evaluation"])
+        store.record(i, found, name=waiting[i].record.name)
+
+
+def _answers(
+    crew: Crew,
+    asked: Mapping[int, Sequence[tuple[Mapping[str, object], float]]],
+    phase: str,
+    workers: int,
+    report: Callable[[Progress], None],
+    interrupted: Callable[[], bool],
+) -> Iterator[tuple[int, Any]]:
+    """(whose, answer) as they come; the crew is dismissed at the end.
+
+    Raises:
+        VortexError: E509, the machine fails.
+    """
     try:
-        pending = {
-            crew.submit([(_request(s, indices), config.timeout * len(indices))]): s
-            for s in chosen
-            if not any(x.stage == Stage.SEALED for x in s.stages)
-        }
-        total = len(pending)
+        pending = {crew.submit(requests): i for i, requests in asked.items()}
         while pending:
-            report(Progress("sealed", total - len(pending), total, sealing.workers))
-            done_now, _ = wait(pending, timeout=2, return_when=FIRST_COMPLETED)
-            for future in done_now:
-                standing = pending.pop(future)
+            if interrupted():
+                pending = {f: i for f, i in pending.items() if not f.cancel()}
+            report(Progress(phase, len(asked) - len(pending), len(asked), workers))
+            done, _ = wait(pending, timeout=1, return_when=FIRST_COMPLETED)
+            for future in done:
                 (answer,) = future.result()
-                store.record(
-                    standing.record.id, Evaluation.model_validate(answer["evaluation"]),
-                    name=standing.record.name,
-                )  # fmt: skip
+                yield pending.pop(future), answer
     except MachineFault as fault:
         raise _fault(fault) from None
     finally:

@@ -40,7 +40,9 @@ class View:
             self._shown = ""
 
     def _line(self, p: Progress) -> str:
-        parts = [f"{p.phase} {p.done}/{p.total}"]
+        plural = "s" if p.controls > 1 else ""
+        controls = f" (+ {p.controls} control{plural})" if p.controls else ""
+        parts = [f"{p.phase} {p.done}/{p.total}{controls}"]
         if p.running:
             parts.append(f"{p.running} running")
         if p.turns:

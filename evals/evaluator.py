@@ -136,13 +136,9 @@ class Evaluator:
                         "message": "predicted to be no faster than full attention"}
             )  # fmt: skip
             return
-        tokens = self._raised(candidate)
-        if tokens and not control:
-            stages[-1] = stages[-1].model_copy(
-                update={"status": Status.REJECTED,
-                        "message": f"its budget cannot be judged here: {tokens:,} tokens' worth of "
-                        "pages are kept on contexts this short; use smaller pages or a larger one"}
-            )  # fmt: skip
+        unfit = "" if control else self._unfit(candidate)
+        if unfit:
+            stages[-1] = stages[-1].model_copy(update={"status": Status.REJECTED, "message": unfit})
             return
         cache = self.model.spec.cache
         shape = Shape(
@@ -156,12 +152,23 @@ class Evaluator:
         stages.append(StageResult(stage=Stage.PARITY, status=Status.OK))
         stages.append(self._fidelity(request, candidate, exempt=control))
 
-    def _raised(self, candidate: Candidate) -> int:
-        """See ``vortex.plan.raised``; 0 where the run's contexts are as long as the workload's."""
+    def _unfit(self, candidate: Candidate) -> str:
+        """Why another model or shorter contexts than the target's cannot judge it, or ''."""
+        if len(self.dense_layers(candidate)) == self.model.spec.layers:
+            return (
+                f"it cannot be judged here: scaled to the {self.model.spec.layers} layers that "
+                "it would be measured on, its dense layers are all of them; declare fewer"
+            )
         context = int(self.config.get("context_tokens", self.workload.context))
         if context >= self.workload.context:
-            return 0
-        return raised(candidate, context, self.workload.context, layers=self.geometry.layers)
+            return ""
+        tokens = raised(candidate, context, self.workload.context, layers=self.geometry.layers)
+        if not tokens:
+            return ""
+        return (
+            f"its budget cannot be judged here: {tokens:,} tokens' worth of pages are kept on "
+            "contexts this short; use smaller pages or a larger one"
+        )
 
     def _priced(self, candidate: Candidate, cost: Price) -> StageResult:
         workload = (

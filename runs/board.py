@@ -27,6 +27,7 @@ class Row:
     Attributes:
         engine: all that was measured of it in an engine; ``engine_notes``: what that is not;
             ``engine_speedup``: the decode speed-up on the board's setting.
+        title: what it is called where several of the board have its name; see runs.titles.
     """
 
     id: int
@@ -63,6 +64,12 @@ class Row:
     engine_speedup: Cell = Cell(None)
     engine: tuple[EngineFigure, ...] = ()
     engine_notes: tuple[str, ...] = ()
+    title: str = ""
+
+    @property
+    def called(self) -> str:
+        """What to call it for a reader."""
+        return self.title or self.name
 
     @property
     def contexts(self) -> int | None:

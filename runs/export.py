@@ -166,7 +166,7 @@ def _readme(row: Row, board: Board, more: list[str]) -> str:
     )
     knobs = ", ".join(f"{escaped(k)} = {escaped(str(v))}" for k, v in row.knobs.items())
     said = "\n".join(f"- {escaped(f)}" for f in facts(board))
-    return f"""# {escaped(row.name)}
+    return f"""# {escaped(row.called)}
 
 Candidate {row.id} of run {escaped(board.run)}, found by {escaped(row.proposer)}: \
 {escaped(row.note)}

@@ -1,4 +1,4 @@
-"""The leaderboard as terminal text, Markdown, CSV and JSON."""
+"""The leaderboard as Markdown, CSV and JSON, and what stands above it in every form."""
 
 from __future__ import annotations
 
@@ -6,10 +6,6 @@ import csv
 import dataclasses
 import io
 import json
-
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from runs.board import (
     MORE,
@@ -30,9 +26,8 @@ PROPOSERS = "who proposed (share now: of the next evaluations)"
 
 def facts(board: Board) -> list[str]:
     """What must be said above every table."""
-    judged = "1 candidate" if board.evaluated == 1 else f"{board.evaluated} candidates"
     lines = [
-        f"run {board.run}: {judged} judged for {board.target} "
+        f"run {board.run}: {judged(board)} for {board.target} "
         f"({', '.join(f'{n} {s}' for s, n in board.statuses.items())})",
         f"accuracy: measured on {board.accuracy_model}, {board.budgets}",
         f"step time: predicted for {board.device}, {board.workload}",
@@ -47,6 +42,16 @@ def facts(board: Board) -> list[str]:
     if board.controls_problem:
         lines.append(f"WARNING: the controls are out of order: {board.controls_problem}")
     return lines
+
+
+def judged(board: Board) -> str:
+    """How many candidates of the budget, and the controls apart, which count as no evaluation."""
+    budget = board.config.get("evaluations")
+    many = f"{board.evaluated}" if budget is None else f"{board.evaluated} of {budget}"
+    noun = "candidate" if (budget or board.evaluated) == 1 else "candidates"
+    controls = sum(r.control and r.status != "waiting" for r in board.rows)
+    more = f" (+ {controls} control{'s' if controls > 1 else ''})" if controls else ""
+    return f"{many} {noun} judged{more}"
 
 
 def _throughput(board: Board) -> str:
@@ -67,7 +72,8 @@ def _in_engine(board: Board) -> list[str]:
     return [f"engine speed-up: decode rate over full attention's, measured in {board.engine}"]
 
 
-def _blocks(board: Board, top: int | None) -> list[tuple[str, list[Row]]]:
+def blocks(board: Board, top: int | None) -> list[tuple[str, list[Row]]]:
+    """Candidates and controls, each under its title."""
     found = [r for r in board.rows if not r.control]
     more = f", {top} of {len(found)}; --top for more" if top and top < len(found) else ""
     return [
@@ -76,70 +82,23 @@ def _blocks(board: Board, top: int | None) -> list[tuple[str, list[Row]]]:
     ]
 
 
-def _title(row: Row) -> str:
-    return f"{'*' if row.on_front else ' '}{row.id:>4} {printable(row.name, limit=24)}"
-
-
-def _knobs(row: Row) -> str:
+def knobs_of(row: Row) -> str:
+    """Those that every program has."""
     text = " ".join(f"{k}={v}" for k, v in row.knobs.items() if k in ("budget", "page_size"))
     return printable(text.replace("page_size", "page"), limit=40)
-
-
-def render_terminal(board: Board, *, color: bool, width: int, top: int | None = None) -> str:
-    """Tables; numbers are never cut, so a narrow terminal wraps or scrolls."""
-    console = Console(
-        file=io.StringIO(), width=max(width, 224), force_terminal=color, no_color=not color,
-        highlight=False,
-    )  # fmt: skip
-    for line in facts(board):
-        console.print(Text(printable(line, limit=400)))
-    for title, rows in _blocks(board, top):
-        table = Table(title=title, title_justify="left", box=None, padding=(0, 1), show_edge=False)
-        table.add_column("id name", no_wrap=True)
-        table.add_column("from")
-        table.add_column("knobs")
-        for heading, _, _, origin in columns(board):
-            table.add_column(f"{heading}\n({origin})", justify="right", no_wrap=True)
-        for row in rows:
-            cells = [shown(cell_of(row, a), f) for _, a, f, _ in columns(board)]
-            style = "bold" if row.on_front and color else ""
-            table.add_row(
-                *(
-                    Text(c)
-                    for c in (_title(row), printable(row.proposer, limit=24), _knobs(row), *cells)
-                ),
-                style=style,
-            )
-        console.print()
-        console.print(table)
-    if board.proposers:
-        console.print()
-        console.print(_proposers(board))
-    output = console.file
-    assert isinstance(output, io.StringIO)
-    return output.getvalue()
-
-
-def _proposers(board: Board) -> Table:
-    table = Table(title=PROPOSERS, title_justify="left", box=None, padding=(0, 1), show_edge=False)
-    for i, heading in enumerate(PROPOSER_COLUMNS):
-        table.add_column(heading, justify="right" if i else "left", no_wrap=True)
-    for row in board.proposers:
-        table.add_row(*(Text(printable(c, limit=48)) for c in proposer_cells(row)))
-    return table
 
 
 def render_markdown(board: Board, *, top: int | None = None) -> str:
     """Tables as GitHub renders them."""
     lines = [f"- {escaped(line)}" for line in facts(board)]
-    for title, rows in _blocks(board, top):
+    for title, rows in blocks(board, top):
         headings = [f"{h} ({o})" for h, _, _, o in columns(board)]
         lines += ["", f"**{title}**", "", f"| id | name | from | knobs | {' | '.join(headings)} |"]
         lines.append("|" + " --- |" * 4 + " ---: |" * len(columns(board)))
         for row in rows:
             cells = [shown(cell_of(row, a), f) for _, a, f, _ in columns(board)]
             first = f"{row.id}{'*' if row.on_front else ''}"
-            texts = [first, row.name, row.proposer, _knobs(row), *cells]
+            texts = [first, row.called, row.proposer, knobs_of(row), *cells]
             lines.append("| " + " | ".join(escaped(t) for t in texts) + " |")
     if board.proposers:
         lines += ["", f"**{PROPOSERS}**", "", f"| {' | '.join(PROPOSER_COLUMNS)} |"]

@@ -21,6 +21,7 @@ def render_report(board: Board) -> str:
     for row, full in zip(data["rows"], board.rows, strict=True):
         row["step_ms"] = None if row["step_seconds"] is None else row["step_seconds"] * 1e3
         row["contexts"] = full.contexts
+        row["title"] = full.called
         row["shown"] = [shown(cell_of(full, n), f) for _, n, f, _ in columns(board)]
     text = json.dumps(data, allow_nan=False)
     for char in "<>&\u2028\u2029":

@@ -176,6 +176,13 @@ class Store:
                 control=control, name=name,
             )  # fmt: skip
 
+    def has(self, text: str, knobs: Mapping[str, int | float | str]) -> bool:
+        """Whether a proposal is recorded already."""
+        c = tables.candidates.c
+        with self.read() as connection:
+            query = select(c.id).where(c.identity == _identity(text, knobs))
+            return connection.execute(query).scalar() is not None
+
     @staticmethod
     def add_within(
         connection: Connection,
@@ -189,8 +196,7 @@ class Store:
         name: str = "",
     ) -> tuple[int, bool]:
         """The same, within a transaction."""
-        identity = hashlib.sha256(json.dumps([text, dict(knobs)], sort_keys=True).encode())
-        key = identity.hexdigest()
+        key = _identity(text, knobs)
         query = select(tables.candidates.c.id).where(tables.candidates.c.identity == key)
         found = connection.execute(query).scalar()
         if found is not None:
@@ -350,3 +356,7 @@ class Store:
             duplicates = select(func.count()).where(e.c.status == Status.DUPLICATE.value)
             total = connection.execute(query).scalar_one()
             return int(total) - int(connection.execute(duplicates).scalar_one())
+
+
+def _identity(text: str, knobs: Mapping[str, int | float | str]) -> str:
+    return hashlib.sha256(json.dumps([text, dict(knobs)], sort_keys=True).encode()).hexdigest()

@@ -86,6 +86,16 @@ class BrokenEvaluator(FakeEvaluator):
         return super().handle(request)
 
 
+class SlowSealer(FakeEvaluator):
+    """Takes its time over sealed contexts."""
+
+    def handle(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """See Evaluator."""
+        if request["kind"] == "accuracy" and request.get("split") == "sealed":
+            time.sleep(3)
+        return super().handle(request)
+
+
 CRASH = "CUDA error (launch.h:203): device kernel image is invalid"
 
 

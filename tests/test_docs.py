@@ -114,6 +114,21 @@ def test_the_readme_s_rows_of_serving_are_those_that_were_measured() -> None:
         assert (int(many), float(long), told.split(",")[0]) in measured and float(ideal) > 1
 
 
+def test_the_errors_of_the_cost_model_are_those_of_the_measured_points() -> None:
+    pytest.importorskip("triton")
+    from benchmarks.gpu_cost import points_of, table
+
+    found = points_of(ROOT / "benchmarks/results/gpu_points_h200.json")
+    text = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
+    whole = _table(text, "| points | stage | within 15%")
+    assert whole == _table(table(found, device("h200")), "| points")
+    stages = {"routing and attention": "step", "full attention": "full"}
+    _, _, *short = _table(text, "| held out | stage | within 15%")
+    assert len(short) == 4
+    for kind, stage, *cells in short:
+        assert [f"held out, {kind}", stages[stage], *cells] in whole
+
+
 def test_the_front_in_the_engine_is_the_one_that_was_measured() -> None:
     lines = (ROOT / "benchmarks/results/tutorial_h200.jsonl").read_text().splitlines()
     measured = {r["candidate"]: r for r in map(json.loads, lines) if r["what"] == "engine"}

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from vortex.constants import check_divisors
 from vortex.errors import Diagnostic, ProgramError, VortexError
 from vortex.frontend import parse
 from vortex.ir import Attr, BoundPolicies, Candidate, KnobRef, MatrixRef, Node, Program, walk
@@ -63,7 +64,8 @@ def bind(program: Program, knobs: Mapping[str, object], *, files: Path | None = 
     Raises:
         VortexError: E201, there is no such knob.
         ProgramError: E202 (out of range), E203 (a split does not divide), E205 (a budget below the
-            reserved pages), E206 (a stored matrix is absent or unfit), each with its place.
+            reserved pages), E206 (a stored matrix is absent or unfit), E208 (a division by 0), each
+            with its place.
     """
     for name in knobs:
         if name not in program.knobs:
@@ -101,6 +103,7 @@ def _bound(program: Program, knobs: Mapping[str, object], files: Path | None) ->
         ).at(program.places.get(place))
     _check_splits(list(bound), page_size)
     _check_budgets(select, page_size)
+    check_divisors(bound)
     p = program.policies
     ends = (int(plain(p.dense_first)), int(plain(p.dense_last)))
     reuse = (int(plain(p.reuse_layers)), int(plain(p.reuse_steps)))

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vortex.devices import Device
+from vortex.errors import VortexError
 from vortex.geometry import Geometry
 from vortex.graph_cost import graph_flops, score_width, vector_operations
 from vortex.ir import Candidate, extents, walk
@@ -286,9 +287,10 @@ def price(candidate: Candidate, geometry: Geometry, workload: Workload, device: 
 
     Raises:
         VortexError: E203, a split of the candidate does not divide the geometry's axis; E207, it
-            reads a part of the key that the geometry does not have.
+            reads a part of the key that the geometry does not have; E209, no layer is sparse.
     """
     _check_axes(candidate, geometry)
+    _check_layers(candidate, geometry)
     full = full_step(geometry, workload, device)
     tokens = attended_tokens(candidate, workload.context, workload.context, layers=geometry.layers)
     dense = len(dense_layers(candidate, geometry.layers, geometry.layers))
@@ -334,6 +336,19 @@ def _check_axes(candidate: Candidate, geometry: Geometry) -> None:
     sizes = {**geometry.sizes(), "token": candidate.page_size, "page": 1}
     for node in walk([*candidate.fields.values(), *candidate.scores.values()]):
         extents(node, sizes)
+
+
+def _check_layers(candidate: Candidate, geometry: Geometry) -> None:
+    """A program whose dense layers are all that a model has would be full attention there."""
+    layers, policies = geometry.layers, candidate.policies
+    if len(dense_layers(candidate, layers, layers)) < layers:
+        return
+    ends = [f"the last {policies.dense_last}"] if policies.dense_last else []
+    ends = [f"the first {policies.dense_first}", *ends] if policies.dense_first else ends
+    raise VortexError(
+        f"{' and '.join(ends)} layers are dense, and {geometry.name} has {layers}: none is sparse",
+        code="E209", hint="declare fewer, or name the model that it is meant for (--model)",
+    ).at(candidate.program.places.get("dense_layers"))  # fmt: skip
 
 
 def _sparse_step(

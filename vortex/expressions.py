@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vortex.arguments import arguments, matrix, storage_type
+from vortex.constants import divides_by_zero, number_of
 from vortex.errors import Diagnostic
 from vortex.ir import Attr, KnobRef, Node
 from vortex.knobs import Knob
@@ -46,6 +47,7 @@ class Walker:
         scope: local names of the function being read.
         allowed: names of source ops that this function may use.
         broken: knobs and states whose declaration was complained about.
+        numbers: what nodes come to that are made of numbers alone, by key.
     """
 
     knobs: Mapping[str, Knob]
@@ -55,6 +57,7 @@ class Walker:
     scope: dict[str, Value] = field(default_factory=dict)
     allowed: frozenset[str] = frozenset()
     nodes: set[str] = field(default_factory=set)
+    numbers: dict[str, float] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)
 
     def complain(self, code: str, message: str, tree: ast.AST, hint: str | None = None) -> Refused:
@@ -138,8 +141,19 @@ class Walker:
             folded = folded_constant(op, float(left), float(right))
             if folded is not None:
                 return folded
+            if op == "div" and right == 0:
+                raise self._division(tree)
             raise self.complain("E111", "this constant has no value below 1e30", tree)
         return self._node(op, tree, (tree.left, tree.right))
+
+    def _keep_number(self, node: Node) -> Node:
+        number = number_of(node, self.numbers)
+        if number is not None:
+            self.numbers[node.key] = number
+        return node
+
+    def _division(self, tree: ast.expr) -> Refused:
+        return self.complain("E125", "this divides by 0", tree, "divide by another number")
 
     def _attribute(self, tree: ast.Attribute) -> Value:
         if isinstance(tree.value, ast.Name):
@@ -320,7 +334,7 @@ class Walker:
                 raise self.complain("E120", f"knob '{value.knob}' is not a number", tree)
             return make("knob", span=span_of(tree), value=value)
         if isinstance(value, int | float) and not isinstance(value, bool):
-            return make("const", span=span_of(tree), value=float(value))
+            return self._keep_number(make("const", span=span_of(tree), value=float(value)))
         if isinstance(value, Node) and OPS[value.op].kind != "selector":
             return value
         raise self.complain("E120", f"a tensor is needed here, not {kind_of(value)}", tree)
@@ -360,6 +374,9 @@ class Walker:
             node = make(op, *inputs, span=span_of(tree), **attrs)
         except AxisError as error:
             raise self.complain(error.code, error.message, tree, error.hint) from None
+        if divides_by_zero(node, self.numbers):
+            raise self._division(tree)
+        self._keep_number(node)
         self.nodes.add(node.key)
         if len(self.nodes) > MAX_NODES:
             raise self.complain("E107", f"more than {MAX_NODES} operations", tree, "simplify")

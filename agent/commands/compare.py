@@ -221,7 +221,7 @@ def _notes(
         for t in (*a, *b)
     }  # fmt: skip
     if len(seeds) > 1:
-        notes.append("the runs began with different known algorithms, which count as evaluated")
+        notes.append("the runs began with different seeds, which count as evaluated")
     return notes
 
 

@@ -27,11 +27,14 @@ from runs.board import finite
 from runs.quality import RANKED_TASKS, Estimate, by_context, estimate, scale_of
 from runs.records import RunConfig
 from search_spaces.block_topk import controls
-from vortex.compile import compile_text
+from vortex.compile import compile_text, placed
+from vortex.cost import price
+from vortex.devices import device as device_named
 from vortex.errors import ExitCode
 from vortex.geometry import geometry
 from vortex.ir import Candidate
 from vortex.plan import attended_tokens
+from vortex.workload import Workload
 
 REFERENCES = {"Full": "full attention", "RandomPages": "random pages"}
 _THROUGHPUT_SECONDS, _FIDELITY_CONTEXTS = 600.0, 2
@@ -102,6 +105,9 @@ def evaluate(
     )  # fmt: skip
     text, values = read_program(file), parse_knobs(knobs)
     candidate = compile_text(text, values, filename=str(file), files=file.parent)
+    workload = Workload(config.batch, config.context, kv_dtype=config.kv_dtype)
+    with placed(candidate.program):  # what does not fit is said before contexts are made for it
+        price(candidate, geometry(config.model), workload, device_named(config.price_for))
     if config.accuracy_model in DERIVED:
         obtain(config.accuracy_model, lambda line: click.echo(line, err=True))
     base = {"text": text, "filename": str(file), "knobs": values,

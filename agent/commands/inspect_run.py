@@ -14,6 +14,7 @@ import click
 
 from agent.commands.program_file import some_contexts
 from agent.exporting import write_export
+from agent.interrupts import told
 from agent.llm.hypotheses import judge
 from agent.llm.turns import submission_of
 from agent.presentation import board_of
@@ -23,12 +24,13 @@ from agent.view import View
 from runs.board import Board, cell_of, columns, crashes, shown
 from runs.engine import figure_lines
 from runs.export import BEST_RULE, best_of
-from runs.leaderboard import render_csv, render_json, render_markdown, render_terminal
+from runs.leaderboard import render_csv, render_json, render_markdown
 from runs.ledger import Ledger
 from runs.naming import by_age, find_run, list_runs
 from runs.records import MOST_WORKERS
 from runs.report import write_report
 from runs.store import Store
+from runs.terminal import render_terminal
 from vortex.errors import ExitCode, VortexError, printable
 
 _DIGITS = 18  # of a number that a database can hold
@@ -106,9 +108,15 @@ def runs_command(runs_dir: Path) -> None:
 @click.option(
     "--top", type=click.IntRange(1), help="Candidates to show.  [default: 20; all as JSON or CSV]"
 )
+@click.option("--wide", is_flag=True, help="All columns, wider than the terminal.")
 @DIR
-def leaderboard(run: str | None, form: str | None, top: int | None, runs_dir: Path) -> None:
-    """Show the best of a run, beside its controls."""
+def leaderboard(
+    run: str | None, form: str | None, top: int | None, wide: bool, runs_dir: Path
+) -> None:
+    """Show the best of a run, beside its controls.
+
+    On a terminal the columns that fit are shown; elsewhere, or with --wide, all of them.
+    """
     board = board_of(opened(runs_dir, run))
     if top is not None:
         shown_ids = {r.id for r in [r for r in board.rows if not r.control][:top]}
@@ -121,8 +129,9 @@ def leaderboard(run: str | None, form: str | None, top: int | None, runs_dir: Pa
     elif form == "markdown":
         click.echo(render_markdown(board, top=top or 20), nl=False)
     else:
-        color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-        width = shutil.get_terminal_size((200, 24)).columns if sys.stdout.isatty() else 200
+        terminal = sys.stdout.isatty()
+        color = terminal and "NO_COLOR" not in os.environ
+        width = shutil.get_terminal_size().columns if terminal and not wide else None
         click.echo(render_terminal(board, color=color, width=width, top=top or 20), nl=False)
 
 
@@ -142,7 +151,7 @@ def show(words: tuple[str, ...], run: str | None, as_json: bool, runs_dir: Path)
         data = json.loads(render_json(board))
         click.echo(json.dumps(next(r for r in data["rows"] if r["id"] == candidate), indent=2))
         return
-    click.echo(f"candidate {row.id} {printable(row.name)} of {board.run}: {row.status}")
+    click.echo(f"candidate {row.id} {printable(row.called)} of {board.run}: {row.status}")
     click.echo(f"from {row.proposer}, parents {', '.join(map(str, row.parents)) or 'none'}: "
                f"{printable(row.note, limit=300)}")  # fmt: skip
     for line in _claim(store, candidate):
@@ -203,15 +212,19 @@ def seal_command(run: str | None, contexts: int, workers: int | None, runs_dir: 
     view = View()
     try:
         chosen = members(store)
-        if any(not s.record.control for s in chosen):  # controls alone say nothing
-            sealing = Sealing(contexts, workers or store.config().workers)
-            seal(store, sealing, chosen, view)
-        view.finish()
-        board = board_of(store)
-        click.echo("\n".join(_sealed_lines(board)))
+        with told() as stopped:
+            if any(not s.record.control for s in chosen):  # controls alone say nothing
+                sealing = Sealing(contexts, workers or store.config().workers)
+                seal(store, sealing, chosen, view, stopped.is_set)
+            view.finish()
+            board = board_of(store)
+            click.echo("\n".join(_sealed_lines(board)))
     finally:
         view.finish()
         store.close()
+    if stopped.is_set():
+        click.echo(f"stopped; go on with: vortex-search seal {store.name}", err=True)
+        raise click.exceptions.Exit(ExitCode.INTERRUPTED)
     ready = any(r.on_front and r.sealed_gap.value is not None for r in board.rows)
     for line in _after_sealing(board, ready=ready):
         click.echo(line, err=True)
@@ -238,11 +251,13 @@ def _sealed_lines(board: Board) -> list[str]:
     rows = [r for r in board.rows if not r.control and r.sealed_gap.value is not None]
     if not rows:
         return ["no candidate has a gap on sealed contexts"]
-    found = [f"   {'id':>4} {'name':24} {'loss gap':>15} {'sealed gap':>15}  (measured)"]
+    names = {r.id: printable(r.called, limit=40) for r in rows}
+    wide = max(map(len, names.values()))
+    found = [f"   {'id':>4} {'name':{wide}} {'loss gap':>15} {'sealed gap':>15}  (measured)"]
     for r in rows:
         star, gaps = "*" if r.on_front else " ", (r.loss_gap, r.sealed_gap)
         cells = " ".join(f"{shown(gap, '.3f'):>15}" for gap in gaps)
-        found.append(f"  {star}{r.id:>4} {printable(r.name, limit=24):24} {cells}")
+        found.append(f"  {star}{r.id:>4} {names[r.id]:{wide}} {cells}")
     return found
 
 
@@ -269,8 +284,8 @@ def export_command(
                           hint="vortex-search front lists the candidates")  # fmt: skip
     lacks = write_export(row, board, out, force=force)
     if why:
-        click.echo(f"chose candidate {row.id} {printable(row.name)}: {why}", err=True)
-    click.echo(f"candidate {row.id} {printable(row.name)} of {board.run} is in {out}", err=True)
+        click.echo(f"chose candidate {row.id} {printable(row.called)}: {why}", err=True)
+    click.echo(f"candidate {row.id} {printable(row.called)} of {board.run} is in {out}", err=True)
     if lacks:
         click.echo(f"note: no engine can serve it yet: {lacks}; --id takes another", err=True)
 

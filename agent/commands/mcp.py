@@ -30,9 +30,9 @@ _NOT_HERE = (
 def mcp(run: str | None, name: str, runs_dir: Path, file: Path | None, **options: Any) -> None:
     """Serve a run to an agent over the Model Context Protocol (stdio).
 
-    Without --run a new run is started with the options of 'start': its known algorithms are
-    judged, and every further evaluation is the agent's. With it, --evaluations is a larger budget
-    than before. The run is this server's until it ends.
+    Without --run a new run is started with the options of 'start': its seeds are judged,
+    and every further evaluation is the agent's. With it, --evaluations is a larger budget than
+    before. The run is this server's until it ends.
     """
     require_mcp()
     source = source_of(name)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import click
 from agent.commands.inspect_run import DIR, opened
 from agent.commands.mcp import mcp
 from agent.commands.program_file import parse_knobs, read_program
+from agent.interrupts import told
 from agent.outside import (
     OUTSIDE,
     fault_of,
@@ -104,15 +103,13 @@ def submitted(
 
 
 def _judge(store: Store, candidate: int, handler: str, *, as_json: bool) -> None:
-    """Evaluate, and print what came of it; the first Ctrl-C ends it in order."""
-    stopped = threading.Event()
-    previous = signal.signal(signal.SIGINT, lambda *_: stopped.set())
+    """Evaluate, and print what came of it; Ctrl-C ends it in order, twice at once."""
     view = View()
     try:
-        judge_pending(store, handler=handler, report=view, interrupted=stopped.is_set)
+        with told() as stopped:
+            judge_pending(store, handler=handler, report=view, interrupted=stopped.is_set)
     finally:
         view.finish()
-        signal.signal(signal.SIGINT, previous)
     found = outcome_of(store, candidate)
     failed = found.row.status == "waiting" and not stopped.is_set()
     if not (as_json and failed):  # standard output is one object: then the error's

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from agent.commands.inspect_run import opened
+from agent.enlisting import enlist
 from agent.llm.prefix import prefix
 from agent.llm.replay import Change, Replay, distinct
 from agent.llm.replay import replay as rerun
@@ -73,12 +74,17 @@ def live(store: Store, *, handler: str = HANDLER) -> list[Judgement]:
     config = store.config()
     if config.accuracy_model in NAMES and handler == HANDLER:
         obtain(config.accuracy_model, lambda text: click.echo(text, err=True))
-    again = config.model_copy(update={"agents": (), "strategy": "search", "throughput": False})
+    # Nothing new is proposed; a run of before budgets held may have judged more than it may now.
+    made = sum(not c.control for c in store.candidates())
+    again = config.model_copy(
+        update={"agents": (), "strategy": "search", "throughput": False,
+                "evaluations": max(config.evaluations, made)}
+    )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="vortex-replay-") as folder:
         scratch = Store.create(Path(folder), again, environment())
         view = View()
         search = Search(scratch, (), view, lambda: False, handler=handler, measures=False)
-        search.enlist(again)
+        enlist(scratch, again)
         for c in store.candidates():
             if c.proposer not in ("control", "seed"):
                 scratch.add(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +11,8 @@ import click
 
 from agent.commands.configure import changed, make_config
 from agent.ending import ending, retry
+from agent.enlisting import enlist
+from agent.interrupts import told
 from agent.llm.account import Agent
 from agent.llm.expenses import summary
 from agent.llm.prefix import prefix
@@ -29,6 +29,7 @@ from evals.evaluator import environment
 from evals.models.fetch import NAMES
 from evals.models.fit import obtain
 from runs.board import crashes
+from runs.leaderboard import judged
 from runs.naming import find_run
 from runs.records import RunConfig
 from runs.store import Store
@@ -42,7 +43,7 @@ from vortex.errors import ExitCode, VortexError, printable
 @click.option("--kv-dtype", type=click.Choice(["bf16", "fp8"]), help="[default: bf16]")
 @click.option("--device", help="Where candidates run: cpu, cuda, cuda:N.  [default: a GPU if any]")
 @click.option("--price-for", help="Device of predicted times.  [default: that GPU, or h200]")
-@click.option("--evaluations", type=int, help="Candidates to judge.  [default: 60]")
+@click.option("--evaluations", type=int, help="Candidates to judge, seeds too.  [default: 60]")
 @click.option("--minutes", type=float, help="Stop proposing after so long.")
 @click.option("--contexts", type=int, help="Evaluation contexts of the last rung.  [default: 24]")
 @click.option("--seed", type=int, help="[default: 0]")
@@ -173,34 +174,21 @@ def drive(store: Store, agents: Sequence[Agent] | None = ()) -> None:
     Args:
         agents: the language models that propose; None: a cap was reached, nobody does.
     """
-    stopped = threading.Event()
-
-    def stop(*_: object) -> None:
-        if stopped.is_set():
-            os._exit(ExitCode.INTERRUPTED)  # as a kill: what came is on disk
-        stopped.set()
-        _say("stopping when what runs has come back; Ctrl-C again stops at once, nothing is lost")
-
-    previous = signal.signal(signal.SIGINT, stop)
     view = View()
-    config = store.config()
-    alone = config.strategy == "independent"
-    search = Search(store, () if alone else (Evolve(), Tune(), Ablate()), view, stopped.is_set)
-    if agents is None or agents:
-        search.studio = Studio(
-            store, config, agents or (), prefix(config), say=_say,
-            stop=lambda: stopped.is_set() or search.out_of_time(),
-        )  # fmt: skip
-        search.studio.capped = agents is None
     try:
-        search.run()
-        view.finish()
-        for line in (*summary(store), *crashes(board_of(store))):
-            _say(line)
-        end = ending(search)
+        with told() as stopped:
+            search = _search(store, agents, view, stopped)
+            left_out = enlist(store, store.config())
+            if left_out:
+                _say(_no_room(store, left_out))
+            search.run()
+            view.finish()
+            board = board_of(store)
+            for line in (*summary(store), *crashes(board), judged(board)):
+                _say(line)
+            end = ending(search)
     finally:
         view.finish()
-        signal.signal(signal.SIGINT, previous)
         store.close()
     if stopped.is_set():
         click.echo(f"stopped; go on with: vortex-search resume {store.name}", err=True)
@@ -212,6 +200,30 @@ def drive(store: Store, agents: Sequence[Agent] | None = ()) -> None:
     click.echo(f"what came: vortex-search leaderboard {store.name}", err=True)
     if end.exit_code:
         raise click.exceptions.Exit(end.exit_code)
+
+
+def _search(
+    store: Store, agents: Sequence[Agent] | None, view: View, stopped: threading.Event
+) -> Search:
+    config = store.config()
+    alone = config.strategy == "independent"
+    search = Search(store, () if alone else (Evolve(), Tune(), Ablate()), view, stopped.is_set)
+    if agents is None or agents:
+        search.studio = Studio(
+            store, config, agents or (), prefix(config), say=_say,
+            stop=lambda: stopped.is_set() or search.out_of_time(),
+        )  # fmt: skip
+        search.studio.capped = agents is None
+    return search
+
+
+def _no_room(store: Store, left_out: int) -> str:
+    """That a budget is too small for the seeds, and how to judge the others."""
+    which = "1 seed has" if left_out == 1 else f"{left_out} seeds have"
+    return (
+        f"note: {which} no room in {store.config().evaluations} evaluations; "
+        f"vortex-search resume {store.name} --evaluations N judges more of them first"
+    )
 
 
 COMMANDS = (start, resume)

@@ -152,7 +152,7 @@ def _lines(board: Board, outcomes: Sequence[Outcome]) -> list[str]:
     lines = []
     for _, row in _rows(board, outcomes):
         star = "*" if row.on_front else " "
-        lines.append(f" {star}{row.id:>4} {printable(row.name, limit=24)}")
+        lines.append(f" {star}{row.id:>4} {printable(row.called, limit=60)}")
         text = figure_lines(main_figures(row.engine)) or ["nothing was measured"]
         lines += [f"        {printable(line, limit=400)}" for line in text]
     return lines

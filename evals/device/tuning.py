@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import multiprocessing
+import signal
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -17,6 +18,7 @@ import triton
 from torch import Tensor
 
 from evals.device.throughput import filled_pool, setting_of
+from evals.sandbox import die_with_parent
 from vortex.compile import compile_text
 from vortex.cost import page_bytes
 from vortex.errors import ExitCode, VortexError
@@ -102,7 +104,7 @@ def _tiles(shape: StepShape) -> Iterator[tuple[int, int, int, bool]]:
         turned = (True, False) if shape.rows <= 16 else (False,)
         return itertools.product((32, 64, 128), (4,), (3,), turned)
     if shape.page_size % 64 == 0:  # tiles are copied: few heads on the rows of products spill
-        return itertools.product((32, 64), (4, 8), (1, 2), (True,))
+        return itertools.product((32, 64), (4, 8), (2,), (True,))
     return itertools.product((32, 64), (4, 8), (2, 3), (True, False))
 
 
@@ -251,15 +253,23 @@ def compile_all(jobs: Sequence[Job], processes: int) -> dict[Task, str]:
 
 def _answers(tasks: Sequence[Task], processes: int) -> list[str | None]:
     spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(processes, spawn, initializer=be_the_parents)
     try:
-        with ProcessPoolExecutor(processes, mp_context=spawn) as pool:
-            return list(pool.map(warm, tasks, chunksize=4))
+        return list(pool.map(warm, tasks, chunksize=4))
     except BrokenProcessPool:
         raise VortexError(
             "a process that compiles kernels was killed", code="E615",
             hint="memory may have run out; run it again: what was compiled is kept",
             exit_code=ExitCode.ENVIRONMENT,
         ) from None  # fmt: skip
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def be_the_parents() -> None:
+    """In a process of the pool: Ctrl-C reaches it too, but when to end is its parent's to say."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with_parent()
 
 
 def _constants(job: Job, kind: Kind, schedule: Schedule) -> object:

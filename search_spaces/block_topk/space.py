@@ -52,7 +52,7 @@ def seeds(folder: Path | None = None) -> tuple[SeedFile, ...]:
     Raises:
         VortexError: E301, the folder holds no program.
     """
-    if folder == Path("library") and not folder.is_dir():
+    if folder is not None and are_ours(folder):
         return library()
     found = _read(folder or _HERE / "seeds", control=False)
     if not found:
@@ -60,3 +60,8 @@ def seeds(folder: Path | None = None) -> tuple[SeedFile, ...]:
             f"no seed program in {folder}", code="E301", hint="it should hold files NAME.py"
         )
     return found
+
+
+def are_ours(folder: Path | None) -> bool:
+    """Whether the seeds of this choice are known algorithms, not programs of the user's."""
+    return folder is None or (folder == Path("library") and not folder.is_dir())

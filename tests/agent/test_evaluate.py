@@ -13,6 +13,8 @@ from agent.cli import main
 from agent.commands import evaluate
 from evals.result import Evaluation, Sample, Stage, StageResult, Status
 from runs.records import RunConfig
+from tests.centroid import centroid
+from vortex.errors import ExitCode
 
 ROOT = Path(__file__).resolve().parents[2]
 SEED = ROOT / "search_spaces/block_topk/seeds/quest.py"
@@ -84,3 +86,14 @@ def test_the_data_holds_what_the_table_shows(monkeypatch: pytest.MonkeyPatch) ->
         "Full",
         "RandomPages",
     }
+
+
+def test_what_leaves_no_layer_of_the_target_sparse_is_refused_before_anything_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(centroid(4096, more="dense_layers = vx.layers(first=99)"))
+    monkeypatch.setattr(evaluate, "in_worker", lambda *_: pytest.fail("it ran"))
+    done = CliRunner().invoke(main, ["evaluate", str(path)])
+    assert done.exit_code == ExitCode.USAGE
+    assert "mine.py:6:5: error[E209]" in done.stderr and "has 30" in done.stderr

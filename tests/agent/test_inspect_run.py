@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +23,7 @@ from runs.store import Store
 from tests.runs.synthetic import new_store
 from vortex.errors import ExitCode
 
+ROOT = Path(__file__).resolve().parents[2]
 FAKE = "tests.fake_evaluator:FakeEvaluator"
 
 
@@ -64,14 +68,14 @@ def test_a_run_that_is_named_is_meant_though_nothing_was_judged(
     runs_dir, _ = searched
     aborted = find_run(runs_dir, None).name
     done = vortex(runs_dir, "leaderboard", aborted)
-    assert f"run {aborted}: 0 candidates judged" in done.stdout and not done.stderr
+    assert f"run {aborted}: 0 of 60 candidates judged" in done.stdout and not done.stderr
 
 
 def test_where_nothing_was_judged_the_latest_run_is_meant(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     store.close()
     done = vortex(tmp_path, "leaderboard")
-    assert f"run {store.name}: 0 candidates judged" in done.stdout and not done.stderr
+    assert f"run {store.name}: 0 of 60 candidates judged" in done.stdout and not done.stderr
 
 
 def test_a_run_that_cannot_be_read_is_passed_over_among_older_ones(
@@ -130,3 +134,31 @@ def test_a_budget_that_was_spent_before_is_refused(searched: tuple[Path, str]) -
     done = vortex(runs_dir, "resume", name, "--evaluations", "3")
     assert done.exit_code == ExitCode.USAGE
     assert "--evaluations 3: 7 candidates were judged already" in done.stderr
+
+
+@pytest.mark.parametrize("words", [[], ["--wide"]])
+def test_on_a_terminal_the_leaderboard_is_as_wide_as_it(
+    words: list[str], searched: tuple[Path, str]
+) -> None:
+    runs_dir, name = searched
+    ours, its = os.openpty()
+    command = [sys.executable, "-m", "agent", "leaderboard", name, "--runs-dir", str(runs_dir)]
+    done = subprocess.run(
+        [*command, *words], cwd=ROOT, stdout=its, stderr=subprocess.PIPE, check=False,
+        env=os.environ | {"COLUMNS": "80", "TERM": "xterm", "NO_COLOR": "1"},
+    )  # fmt: skip
+    os.close(its)
+    text = ""
+    with contextlib.suppress(OSError):  # how a terminal's end is told
+        while part := os.read(ours, 1 << 16).decode():
+            text += part
+    os.close(ours)
+    assert done.returncode == 0, done.stderr
+    assert (max(map(len, text.splitlines())) <= 80) == ("--wide" not in words)
+    assert ("left out, for want of room:" in text) == ("--wide" not in words)
+
+
+def test_where_it_is_no_terminal_the_leaderboard_is_whole(searched: tuple[Path, str]) -> None:
+    runs_dir, name = searched
+    text = vortex(runs_dir, "leaderboard", name).stdout
+    assert "index B/token" in text and "knobs" in text and "left out" not in text

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -111,3 +115,11 @@ def test_it_is_a_command() -> None:
     from agent.cli import main
 
     assert main.get_command(click.Context(main), "tune-kernels") is not None
+
+
+def test_ctrl_c_does_not_end_processes_that_compile_before_their_parent_says_so() -> None:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawn, initializer=tuning.be_the_parents) as pool:
+        one = pool.submit(os.getpid).result()
+        os.kill(one, signal.SIGINT)
+        assert pool.submit(os.getpid).result() == one

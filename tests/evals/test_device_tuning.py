@@ -105,7 +105,7 @@ def test_the_fastest_that_agrees_is_kept(bench: _Bench, monkeypatch: pytest.Monk
     monkeypatch.setattr(tuning, "replayed", lambda run, *_: [seconds[run]] * 9)
     schedules = [rule, wrong, slow, broken, OTHER]
     assert tuning._fastest(bench, "attend", schedules) == (OTHER, 2.0)
-    with pytest.raises(RuntimeError, match="no schedule of 'attend'"):
+    with pytest.raises(RuntimeError, match="no schedule of 'attend' runs: out of resource"):
         tuning._fastest(bench, "attend", [broken])
 
 
@@ -133,16 +133,36 @@ def test_what_a_compiling_process_answers_crosses_to_its_parent(
     assert tuning.warm(task) == "VortexError: no such matrix"
 
 
+def test_what_a_process_without_its_device_was_given_goes_to_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+
+    def answers(tasks: list[tuning.Task], processes: int) -> list[str | None]:
+        asked.append(len(tasks))
+        if len(asked) == 1:
+            return [None, "RuntimeError: a fault", *[tuning._AGAIN] * (len(tasks) - 2)]
+        return [None] * (len(tasks) - 1) + [tuning._AGAIN] if len(asked) == 2 else [tuning._AGAIN]
+
+    monkeypatch.setattr(tuning, "_answers", answers)
+    failed = tuning.compile_all([JOB], 2)
+    assert asked == [asked[0], asked[0] - 2, 1]
+    assert set(failed.values()) == {"RuntimeError: a fault", "no process kept its device"}
+    monkeypatch.setattr(tuning, "_lost", lambda: True)
+    assert tuning.warm((JOB, "score", OTHER)) == tuning._AGAIN
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     rows=st.integers(1, 2048), context=st.sampled_from([64, 4096, 32768, 131072]),
+    page=st.sampled_from([16, 64]),
     attended=st.integers(16, 8192), mla=st.booleans(), stage=st.sampled_from(KINDS),
 )  # fmt: skip
 def test_every_schedule_of_a_grid_can_be_launched(
-    rows: int, context: int, attended: int, mla: bool, stage: Kind
+    rows: int, context: int, page: int, attended: int, mla: bool, stage: Kind
 ) -> None:
     heads = (20, 576, 512) if mla else (2, 128, 128)
-    shape = StepShape("mla" if mla else "gqa", rows, *heads, 16, context, attended, 256)
+    shape = StepShape("mla" if mla else "gqa", rows, *heads, page, context, attended, 256)
     found = list(grid(stage, shape))
     assert found[0] == by_rule(shape)
     for schedule in found:

@@ -10,7 +10,8 @@ import math
 import pytest
 
 from runs.board import COLUMNS, Cell, ProposerRow, columns, crashes, shown
-from runs.leaderboard import facts, render_csv, render_json, render_markdown, render_terminal
+from runs.leaderboard import facts, render_csv, render_json, render_markdown
+from runs.terminal import render_terminal
 from tests.runs.synthetic import HOSTILE, board, row
 
 BOARD = board(row(1, on_front=True), row(2, loss_gap=Cell(None)), row(3, control=True, name="Full"))
@@ -45,7 +46,7 @@ def test_controls_out_of_order_are_a_warning() -> None:
 
 
 def test_the_terminal_shows_candidates_and_controls_in_blocks_of_their_own() -> None:
-    text = render_terminal(BOARD, color=False, width=220)
+    text = render_terminal(BOARD, color=False)
     candidates, controls = text.split("controls", 1)
     assert "*   1 Program1" in candidates and "Full" not in candidates
     assert "Full" in controls
@@ -56,7 +57,7 @@ def test_the_terminal_shows_candidates_and_controls_in_blocks_of_their_own() -> 
 def test_a_run_on_a_gpu_shows_what_it_measured_there_in_place_of_the_cpu() -> None:
     timed = row(1, gpu_attention=Cell(7.06, 0.01, 15), gpu_speedup=Cell(5.45, 0.01, 15),
                 gpu_step_ms=Cell(5.546, None, 15))  # fmt: skip
-    text = render_terminal(board(timed, gpu="a GPU (full attention by X)"), color=False, width=220)
+    text = render_terminal(board(timed, gpu="a GPU (full attention by X)"), color=False)
     assert "7.06 ± 0.01" in text and "5.45 ± 0.01" in text and "5.546" in text
     assert "CPU speed-up" not in text and "a GPU (full attention by X)" in text
     assert timed.seconds == pytest.approx(5.546e-3)
@@ -75,26 +76,24 @@ def test_no_heading_is_measured_and_predicted() -> None:
 
 
 def test_colour_is_for_those_who_want_it() -> None:
-    assert "\x1b" not in render_terminal(BOARD, color=False, width=200)
-    assert "\x1b" in render_terminal(BOARD, color=True, width=200)
+    assert "\x1b" not in render_terminal(BOARD, color=False)
+    assert "\x1b" in render_terminal(BOARD, color=True)
 
 
 def test_only_the_best_are_shown_but_all_controls() -> None:
-    text = render_terminal(BOARD, color=False, width=220, top=1)
+    text = render_terminal(BOARD, color=False, top=1)
     assert "Program1" in text and "Program2" not in text and "Full" in text
 
 
 def test_names_cannot_drive_the_terminal() -> None:
     hostile = board(row(1, name=HOSTILE, knobs={"budget": "\x1b[2J\n"}), standin_note=HOSTILE)
-    text = render_terminal(hostile, color=False, width=220)
+    text = render_terminal(hostile, color=False)
     assert "\x1b" not in text
     assert "[a](b)" in "\n".join(facts(hostile))
 
 
 def test_markup_in_names_is_shown_as_it_is() -> None:
-    assert "[bold]x[/bold]" in render_terminal(
-        board(row(1, name="[bold]x[/bold]")), color=False, width=220
-    )
+    assert "[bold]x[/bold]" in render_terminal(board(row(1, name="[bold]x[/bold]")), color=False)
 
 
 def test_csv_parses_back_to_the_numbers() -> None:
@@ -150,7 +149,7 @@ def test_who_proposed_is_shown_below_every_table_with_the_share_now() -> None:
     sources = (ProposerRow("evolve", 40, 38, 3, 0.625), ProposerRow(HOSTILE, 8, 2, 0, 0.375, 0.25),
                ProposerRow("seed", 7, 7, 1))  # fmt: skip
     whole = board(row(1), proposers=sources)
-    text = render_terminal(whole, color=False, width=220)
+    text = render_terminal(whole, color=False)
     tail = text.split("who proposed", 1)[1]
     assert "38 (95%)" in tail and "62%" in tail and "$0.25" in tail and "\x1b" not in text
     markdown = render_markdown(whole)
@@ -159,7 +158,7 @@ def test_who_proposed_is_shown_below_every_table_with_the_share_now() -> None:
     assert "<script" not in markdown
     data = json.loads(render_json(whole))["proposers"]
     assert data[0]["share"] == 0.625 and data[2]["share"] is None
-    assert "who proposed" not in render_terminal(BOARD, color=False, width=220)
+    assert "who proposed" not in render_terminal(BOARD, color=False)
     csv_rows = list(csv.DictReader(io.StringIO(render_csv(whole))))
     assert len(csv_rows) == 1, "CSV is one table: candidates"
 
@@ -178,6 +177,6 @@ def test_what_candidates_crashed_with_stands_above_every_table_once_for_each_mes
 
 
 def test_a_table_that_is_cut_says_of_how_many() -> None:
-    cut = render_terminal(BOARD, color=False, width=220, top=1)
+    cut = render_terminal(BOARD, color=False, top=1)
     assert "candidates (* on the front, 1 of 2; --top for more)" in cut
     assert "--top" not in render_markdown(BOARD, top=2)

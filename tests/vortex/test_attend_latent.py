@@ -127,6 +127,17 @@ def test_lists_and_whole_sequences(whole: bool, block: int, turned: bool) -> Non
     agrees(Setting.of(), replace(FIRST, block=block, transposed=turned), whole=whole)
 
 
+@pytest.mark.skipif(not GPU, reason="the interpreter knows neither warps nor stages")
+@pytest.mark.parametrize("block", [32, 64])
+@pytest.mark.parametrize("warps", [4, 8])
+@pytest.mark.parametrize("stages", [1, 2, 3])
+def test_tiles_warps_and_stages_on_a_device(block: int, warps: int, stages: int) -> None:
+    setting = Setting.of(heads=20, vdim=512, rest=64, lengths=(2048, 4000))
+    schedule = replace(FIRST, block=block, warps=warps, stages=stages)
+    agrees(setting, schedule)
+    agrees(setting, schedule, whole=True)
+
+
 @pytest.mark.parametrize("splits", [1, 2, 7, 16])
 @pytest.mark.parametrize("stages", [1, 3])
 def test_any_number_of_splits_more_than_there_are_tiles_too(splits: int, stages: int) -> None:

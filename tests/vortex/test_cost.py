@@ -12,6 +12,7 @@ from search_spaces.block_topk.space import controls, seeds
 from vortex.compile import compile_text
 from vortex.cost import full_step, price
 from vortex.devices import DEVICES, device
+from vortex.errors import VortexError
 from vortex.geometry import GEOMETRIES, Workload, geometry
 from vortex.graph_cost import graph_flops
 from vortex.ir import Candidate
@@ -272,3 +273,16 @@ def test_shared_nodes_are_counted_once() -> None:
     sizes = {"page": 10, "token": 16, "dim": 4, "vdim": 4, "head": 2}
     (score,) = bound.scores.values()
     assert graph_flops([score, score], sizes) == graph_flops([score], sizes)
+
+
+@pytest.mark.parametrize("ends", ["first=28", "first=99", "first=20, last=8", "last=40"])
+def test_a_program_that_leaves_no_layer_sparse_is_refused_for_this_model_only(ends: str) -> None:
+    text = PROGRAM.format(first=0).replace("first=0", ends)
+    wrong = compile_text(text)
+    with pytest.raises(VortexError) as error:
+        price(wrong, QWEN, Workload(3, 1000), H200)
+    assert error.value.code == "E209" and "qwen3-1.7b has 28" in str(error.value)
+    assert error.value.span is not None and error.value.span.line == 9
+    deeper = replace(QWEN, layers=100)
+    assert price(wrong, deeper, Workload(3, 1000), H200).sparse_layers > 0
+    assert price(control("full"), QWEN, Workload(3, 1000), H200).sparse_layers == 0

@@ -35,6 +35,7 @@ BAD = {
     "E118": GOOD.replace("vx.top_k(score, tokens=self.budget)", "score"),
     "E120": GOOD.replace('bound.max("head")', 'bound.max("head") * "x"'),
     "E121": GOOD.replace("    budget =", "    page_size = 16\n    budget ="),
+    "E125": GOOD.replace('bound.max("head")', 'bound.max("head") / 0'),
     "E124": GOOD.replace("    budget =", "    blend = vx.real(0, 1)\n    budget ="),
 }
 

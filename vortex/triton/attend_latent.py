@@ -17,6 +17,8 @@ from vortex.triton.paged_cache import LOG2E, Cache, Workspace, columns_of, finis
 from vortex.triton.runtime import interpreted, launch, matrix_type
 
 _CHUNK = 128  # columns that one program merges
+# Triton 3.6 on an H200 gives wrong sums where copies of tiles of 64 tokens are not pipelined.
+_LEAST_STAGES = 2
 
 
 @triton.jit
@@ -201,8 +203,9 @@ def attend_latent(
         none if cache.k_scale is None else cache.k_scale, v_scale, workspace.partial,
         workspace.stats, scale * LOG2E, q.stride(0), q.stride(1), apart, out.stride(0),
         out.stride(1), pages.stride(0), **shape,
-        HEADS=padded(heads), MAIN=vdim, EXTRA=dim - vdim, STAGES=schedule.stages,
-        TRANSPOSED=schedule.transposed, MATRIX=matrix_type(q.dtype), num_warps=schedule.warps,
+        HEADS=padded(heads), MAIN=vdim, EXTRA=dim - vdim,
+        STAGES=max(_LEAST_STAGES, schedule.stages), TRANSPOSED=schedule.transposed,
+        MATRIX=matrix_type(q.dtype), num_warps=schedule.warps,
     )  # fmt: skip
     if schedule.splits > 1:
         launch(

@@ -12,6 +12,7 @@ from agent.llm.expenses import expenses
 from agent.llm.prefix import prefix
 from agent.llm.replay import Change, replay
 from agent.llm.studio import tally
+from agent.presentation import board_of
 from agent.providers.codec import reply_from_json
 from agent.providers.records import Reply
 from agent.standing import standings
@@ -59,6 +60,13 @@ def test_the_model_was_right_nine_times_in_ten_and_reached_the_front(example: St
     assert cost.on_front >= 1 and 0.5 < cost.repeated < 1
     now = standings(example, example.config())
     assert any(s.record.proposer == cost.agent for s in now.front())
+
+
+def test_no_two_of_its_candidates_are_called_alike(example: Store) -> None:
+    titles = {r.id: r.title for r in board_of(example).rows}
+    assert len(set(titles.values())) == len(titles) == 47
+    assert (titles[12], titles[25]) == ("GaussianMass", "GaussianMass without add(mul)")
+    assert titles[38] == "TokenSlow8 page=16 budget=681"
 
 
 def submissions(example: Store) -> list[Reply]:

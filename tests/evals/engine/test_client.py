@@ -173,7 +173,7 @@ def test_sixteen_at_once_are_told_what_every_model_knows(client: Any, real: bool
     if not real:
         pytest.skip("the tiny server says one thing")
     server, model = client
-    asked = [{"role": "user", "content": "What is the capital of France?"}]
+    asked = [{"role": "user", "content": "Name the capital of France."}]
 
     def ask(_: int) -> str:
         made = server.chat.completions.create(
