@@ -24,6 +24,8 @@ import torch
 import triton
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from benchmarks.gpu_baselines import BASELINES
 from evals.device.tuning import replayed
 from vortex.compile import compile_text
@@ -255,12 +257,14 @@ def measure(case: Case, schedule: Schedule, copy: float) -> dict[str, object]:
     times = {n: timed(f, len(bench.layers)) for n, f in runs.items()}
     fields, attended = case.sparse_bytes()
     best = {n: t[0] for n, t in times.items()}
+    block = schedule.attend.block
     rivals = others(bench)
     known = [t[0] for t in rivals.values() if isinstance(t, list)]
     fastest = min([best["full"], *known])
     return {
         "case": asdict(case), "schedule": asdict(schedule), "errors": errors,
-        "layers": len(bench.layers), 
+        "layers": len(bench.layers),
+        "tiled": attend.by_tiles(bench.layers[0][0], case.dim, block, torch.bfloat16),
         "microseconds": {n: [round(x, 2) for x in t] for n, t in times.items()},
         "tb_per_s": {
             "score": fields / best["score"] / 1e6, "attend": attended / best["attend"] / 1e6,

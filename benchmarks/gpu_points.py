@@ -25,7 +25,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from benchmarks.gpu_kernels import Case, check, copy_bandwidth, prepare, stages, timed
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.gpu_kernels import Case, check, copy_bandwidth, others, prepare, stages, timed
 from vortex.kernel_cost import Attend, split_count
 from vortex.schedule import AttendSchedule, Schedule, ScoreSchedule
 from vortex.triton.backend import attend_chosen
@@ -100,7 +102,8 @@ def schedule_of(case: Case) -> Schedule:
     )
     if case.latent:
         attend = AttendSchedule(64, lists, 4, 2, transposed=True)
-        return Schedule(score, attend, AttendSchedule(64, whole, 4, 2))
+        tiles = case.page % 64 == 0
+        return Schedule(score, attend, AttendSchedule(64, whole, 4, 2, transposed=tiles))
     attend = AttendSchedule(32 if lists == 1 else 64, lists, 4, 3)
     return Schedule(score, attend, AttendSchedule(64, whole, 4, 3))
 
@@ -203,6 +206,7 @@ def measure(case: Case) -> dict[str, object]:
         "case": asdict(case), "schedule": asdict(schedule), "errors": errors,
         "layers": len(bench.layers),
         "microseconds": {n: [round(x, 2) for x in t] for n, t in times.items()},
+        **({"tiled": True, "others": others(bench)} if case.latent and case.page % 64 == 0 else {}),
     }  # fmt: skip
 
 
@@ -222,13 +226,13 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=12)
     parser.add_argument("--compile-seconds", type=float, default=200)
     parser.add_argument("--seconds", type=float, default=400, help="no point starts after these")
-    parser.add_argument("--only", default="", help="points whose name holds this")
+    parser.add_argument("--only", default="", help="points whose name holds all of these words")
     arguments = parser.parse_args()
     started = time.time()
     results = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     done = results.get("points", {})
     wanted = [c for c in points() if "microseconds" not in done.get(c.name, {})]
-    wanted = [c for c in wanted if arguments.only in c.name]
+    wanted = [c for c in wanted if all(w in c.name for w in arguments.only.split())]
     failures = compile_all(wanted, arguments.processes, arguments.compile_seconds)
     print("\n".join(failures), flush=True)
     if not results:

@@ -20,9 +20,9 @@ import time
 from pathlib import Path
 
 from agent.crew import Crew
-from agent.loop import worker_config
 from agent.sealing import Sealing, seal
 from agent.standing import Standing, standings
+from agent.workers import worker_config
 from evals.evaluator import EVALUATOR_VERSION
 from evals.models.fetch import cache_dir
 from evals.result import Evaluation, Stage, Status

@@ -32,6 +32,7 @@ from vortex.geometry import Geometry
 from vortex.graph_cost import graph_flops, score_width, vector_operations
 from vortex.ir import Candidate, extents, walk
 from vortex.kernel_cost import (
+    TILE,
     Attend,
     Score,
     attend_seconds,
@@ -251,12 +252,20 @@ def route_seconds(geometry: Geometry, workload: Workload, device: Device, route:
     return found / route.served + (states if route.state_bytes else 0.0)
 
 
-def attention(geometry: Geometry, workload: Workload, tokens: int, *, whole: bool) -> Attend:
+def attention(
+    geometry: Geometry, workload: Workload, tokens: int, *, page_size: int, whole: bool = False
+) -> Attend:  # fmt: skip
     """Attention over ``tokens`` per sequence and KV head of one layer, the whole batch."""
     rows = workload.batch * geometry.kv_heads
     flops = 2.0 * rows * tokens * geometry.group * (geometry.dim + geometry.vdim)
-    each = geometry.kv_bytes(workload.kv_dtype)
-    return Attend(rows, tokens, each, geometry.kind == "mla", whole, flops)
+    each, latent = geometry.kv_bytes(workload.kv_dtype), geometry.kind == "mla"
+    tiled = latent and page_size % TILE == 0 and workload.kv_dtype == "bf16"
+    return Attend(rows, tokens, each, latent, whole, flops, tiled)
+
+
+def full_attention(geometry: Geometry, workload: Workload) -> Attend:
+    """Attention to everything, in the engine's best pages for it."""
+    return attention(geometry, workload, workload.context, page_size=TILE, whole=True)
 
 
 def _weights_seconds(geometry: Geometry, workload: Workload, device: Device) -> float:
@@ -266,7 +275,7 @@ def _weights_seconds(geometry: Geometry, workload: Workload, device: Device) -> 
 
 def full_step(geometry: Geometry, workload: Workload, device: Device) -> StepCost:
     """One decode step under full attention."""
-    kernel = attention(geometry, workload, workload.context, whole=True)
+    kernel = full_attention(geometry, workload)
     seconds = geometry.layers * attend_seconds(device, kernel)
     return StepCost(
         index_bytes=0,
@@ -362,8 +371,8 @@ def _sparse_step(
 ) -> StepCost:
     """One decode step of which ``dense`` layers attend to everything."""
     rows, sparse = workload.batch * geometry.kv_heads, geometry.layers - dense
-    attend = attention(geometry, workload, tokens, whole=False)
-    whole = attention(geometry, workload, workload.context, whole=True)
+    attend = attention(geometry, workload, tokens, page_size=page_size)
+    whole = full_attention(geometry, workload)
     # A page that fills is read once more, and its fields written: spread over page_size steps.
     reread = geometry.kv_bytes(workload.kv_dtype) if route.page_bytes else 0
     upkeep = sparse * rows * (reread + route.page_bytes / page_size)

@@ -7,15 +7,16 @@ The figures are fitted by ``benchmarks/gpu_cost.py``. With R rows (sequences tim
              + programs * query numbers / query_rate
     select = pass_latency * log2(pages + 1) + held * page_seconds + R * held / select_rate,
              held = pages + spill * max(0, pages - 2048)
-    attend = floor + attend_latency + max(stream, operations / flops) [+ merge_latency * splits]
+    attend = floor + attend_latency + max(stream, operations / flops) [+ merge]
 
 ``select`` is what selection adds to the score's launch: the last row's passes (bisection, each
 over its pages) find nothing to hide behind, and rows share the device; past 2,048 pages a row no
 longer fits the registers of its program. ``stream``: splits make R * splits programs, of which
-``slots`` run at once, each no faster than its rate (``program_rate``, or ``latent_whole_rate``),
-and over a tile of 64 tokens at least: each wave takes its bytes at the bandwidth or at its
-programs' pace, whichever is longer. The kernels of GQA merge their splits at once, those of MLA
-one after the other: the term in brackets.
+``slots`` run at once, each no faster than its rate (``program_rate``, or MLA's own), and over a
+tile of 64 tokens at least: each wave takes its bytes at the bandwidth or at its programs' pace,
+whichever is longer. The kernels of GQA merge their splits at once; those of MLA one after the
+other (``merge_latency`` each), or, where tiles are copied as they lie, by a launch of their own
+(``merge_launch``). Full attention over such tiles is FlashMLA's, the fastest there is.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Attend:
         latent: MLA: one vector a token is both, and tiles do not overlap.
         whole: over every page, not a list.
         flops: operations, of all rows.
+        tiled: MLA whose pages hold whole tiles, which are copied as they lie.
     """
 
     rows: int
@@ -50,6 +52,7 @@ class Attend:
     latent: bool
     whole: bool
     flops: float = 0.0
+    tiled: bool = False
 
     @property
     def bytes(self) -> float:
@@ -124,19 +127,34 @@ def attend_seconds(device: Device, shape: Attend) -> float:
     slots = device.multiprocessors * _resident(shape, splits)
     waves, rest = divmod(programs, slots)
     rate = tokens * shape.bytes_each / device.bandwidth
-    whole_latent = shape.latent and shape.whole
-    own = device.latent_whole_rate if whole_latent else device.program_rate
-    pace = max(TILE, tokens) * shape.bytes_each / own
+    pace = max(TILE, tokens) * shape.bytes_each / _program_rate(device, shape)
     stream = waves * max(slots * rate, pace)
     if rest:
         stream += max(rest * rate, pace)
-    merge = splits * device.merge_latency if shape.latent and splits > 1 else 0.0
     return (
         device.launch_floor
         + device.attend_latency
         + max(stream, shape.flops / device.flops)
-        + merge
+        + _merge_seconds(device, shape, splits)
     )
+
+
+def _program_rate(device: Device, shape: Attend) -> float:
+    """Bytes per second of one program at most."""
+    if not shape.latent:
+        return device.program_rate
+    if shape.tiled:
+        return device.tile_whole_rate if shape.whole else device.tile_rate
+    return device.latent_whole_rate if shape.whole else device.program_rate
+
+
+def _merge_seconds(device: Device, shape: Attend, splits: int) -> float:
+    """What merging splits takes beside the programs that attend."""
+    if not shape.latent or splits == 1:
+        return 0.0
+    if shape.tiled:
+        return 0.0 if shape.whole else device.merge_launch
+    return splits * device.merge_latency
 
 
 def _resident(shape: Attend, splits: int) -> int:

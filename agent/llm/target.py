@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from agent.llm.figures import milliseconds, size
 from runs.records import RunConfig
 from vortex.compile import compile_text, placed
-from vortex.cost import Price, attention, price, route_seconds, routing
+from vortex.cost import Price, attention, full_attention, price, route_seconds, routing
 from vortex.devices import Device
 from vortex.devices import device as device_named
 from vortex.geometry import Geometry, geometry
@@ -96,8 +96,9 @@ def parts_of(candidate: Candidate, target: Target) -> Parts:
     cost = target.price(candidate)
     shapes, workload, hardware = target.geometry, target.workload, target.device
     sparse = cost.sparse_layers
-    whole = attend_seconds(hardware, attention(shapes, workload, workload.context, whole=True))
-    kept = attention(shapes, workload, cost.attended_tokens, whole=False)
+    whole = attend_seconds(hardware, full_attention(shapes, workload))
+    size = candidate.page_size
+    kept = attention(shapes, workload, cost.attended_tokens, page_size=size)
     route = routing(candidate, shapes, workload)
     return Parts(
         route=sparse * route_seconds(shapes, workload, hardware, route) if sparse else 0.0,
