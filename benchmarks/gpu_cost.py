@@ -25,12 +25,12 @@ from benchmarks.gpu_kernels import Case, candidate_of
 from vortex.cost import attention, route_seconds, routing, score_shape
 from vortex.devices import Device, device
 from vortex.geometry import GEOMETRIES, Workload
-from vortex.kernel_cost import TILE, attend_seconds, score_seconds
+from vortex.kernel_cost import attend_seconds, score_seconds
 
 STAGES = ("score", "route", "attend", "step", "full")
 FITTED = (
     "bandwidth", "launch_floor", "attend_latency", "program_rate", "latent_whole_rate",
-    "merge_latency", "tile_rate", "tile_whole_rate", "merge_launch", "gather_bandwidth",
+    "merge_latency", "gather_bandwidth",
     "vector_rate", "query_rate", "pass_latency", "page_seconds", "select_rate", "spill",
 )  # fmt: skip
 
@@ -55,9 +55,8 @@ def point(name: str, result: Mapping[str, object]) -> Point:
     )  # fmt: skip
     workload = Workload(case.batch, case.context)
     route = routing(candidate_of(case), one, workload)
-    page = TILE if result.get("tiled") else 1  # what was measured by the plain kernel is it
-    chosen = attention(one, workload, case.tokens, page_size=page)
-    everything = attention(one, workload, case.context, page_size=page, whole=True)
+    chosen = attention(one, workload, case.tokens, whole=False)
+    everything = attention(one, workload, case.context, whole=True)
 
     def predict(on: Device) -> Mapping[str, float]:
         first = route_seconds(one, workload, on, route) * 1e6
@@ -69,11 +68,7 @@ def point(name: str, result: Mapping[str, object]) -> Point:
         }  # fmt: skip
 
     times: Mapping[str, list[float]] = result["microseconds"]  # type: ignore[assignment]
-    measured = {s: times[s][0] for s in STAGES}
-    others: Mapping[str, object] = result.get("others", {})  # type: ignore[assignment]
-    if page == TILE and isinstance(rival := others.get("FlashMLA"), list):
-        measured["full"] = rival[0]
-    return Point(name, case.latent, measured, predict)
+    return Point(name, case.latent, {s: times[s][0] for s in STAGES}, predict)
 
 
 def points_of(path: Path) -> list[Point]:

@@ -32,7 +32,6 @@ from vortex.compile import compile_text
 from vortex.ir import Candidate
 from vortex.reference import attend as reference_attend
 from vortex.schedule import Schedule
-from vortex.triton import attend
 from vortex.triton.arrays import Shapes
 from vortex.triton.backend import (
     Fields,
@@ -257,14 +256,12 @@ def measure(case: Case, schedule: Schedule, copy: float) -> dict[str, object]:
     times = {n: timed(f, len(bench.layers)) for n, f in runs.items()}
     fields, attended = case.sparse_bytes()
     best = {n: t[0] for n, t in times.items()}
-    block = schedule.attend.block
     rivals = others(bench)
     known = [t[0] for t in rivals.values() if isinstance(t, list)]
     fastest = min([best["full"], *known])
     return {
         "case": asdict(case), "schedule": asdict(schedule), "errors": errors,
         "layers": len(bench.layers),
-        "tiled": attend.by_tiles(bench.layers[0][0], case.dim, block, torch.bfloat16),
         "microseconds": {n: [round(x, 2) for x in t] for n, t in times.items()},
         "tb_per_s": {
             "score": fields / best["score"] / 1e6, "attend": attended / best["attend"] / 1e6,
@@ -291,11 +288,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--case", action="append", choices=sorted(known))
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--plain", action="store_true",
-                        help="the slow twin where tiles would be copied")  # fmt: skip
     arguments = parser.parse_args()
-    if arguments.plain:
-        attend.by_tiles = lambda *_: False
     results: dict[str, object] = {
         "device": torch.cuda.get_device_name(), "torch": torch.__version__,
         "triton": triton.__version__, "python": sys.version.split()[0],

@@ -102,8 +102,7 @@ def schedule_of(case: Case) -> Schedule:
     )
     if case.latent:
         attend = AttendSchedule(64, lists, 4, 2, transposed=True)
-        tiles = case.page % 64 == 0
-        return Schedule(score, attend, AttendSchedule(64, whole, 4, 2, transposed=tiles))
+        return Schedule(score, attend, AttendSchedule(64, whole, 4, 2))
     attend = AttendSchedule(32 if lists == 1 else 64, lists, 4, 3)
     return Schedule(score, attend, AttendSchedule(64, whole, 4, 3))
 
@@ -206,7 +205,7 @@ def measure(case: Case) -> dict[str, object]:
         "case": asdict(case), "schedule": asdict(schedule), "errors": errors,
         "layers": len(bench.layers),
         "microseconds": {n: [round(x, 2) for x in t] for n, t in times.items()},
-        **({"tiled": True, "others": others(bench)} if case.latent and case.page % 64 == 0 else {}),
+        **({"others": others(bench)} if case.latent and case.page == 64 else {}),
     }  # fmt: skip
 
 

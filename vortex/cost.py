@@ -23,7 +23,7 @@ the cache: bytes, but no launch. Everything here is predicted, never measured.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from vortex.devices import Device
@@ -32,7 +32,6 @@ from vortex.geometry import Geometry
 from vortex.graph_cost import graph_flops, score_width, vector_operations
 from vortex.ir import Candidate, extents, walk
 from vortex.kernel_cost import (
-    TILE,
     Attend,
     Score,
     attend_seconds,
@@ -252,20 +251,18 @@ def route_seconds(geometry: Geometry, workload: Workload, device: Device, route:
     return found / route.served + (states if route.state_bytes else 0.0)
 
 
-def attention(
-    geometry: Geometry, workload: Workload, tokens: int, *, page_size: int, whole: bool = False
-) -> Attend:  # fmt: skip
+def attention(geometry: Geometry, workload: Workload, tokens: int, *, whole: bool) -> Attend:
     """Attention over ``tokens`` per sequence and KV head of one layer, the whole batch."""
     rows = workload.batch * geometry.kv_heads
     flops = 2.0 * rows * tokens * geometry.group * (geometry.dim + geometry.vdim)
-    each, latent = geometry.kv_bytes(workload.kv_dtype), geometry.kind == "mla"
-    tiled = latent and page_size % TILE == 0 and workload.kv_dtype == "bf16"
-    return Attend(rows, tokens, each, latent, whole, flops, tiled)
+    each = geometry.kv_bytes(workload.kv_dtype)
+    return Attend(rows, tokens, each, geometry.kind == "mla", whole, flops)
 
 
 def full_attention(geometry: Geometry, workload: Workload) -> Attend:
-    """Attention to everything, in the engine's best pages for it."""
-    return attention(geometry, workload, workload.context, page_size=TILE, whole=True)
+    """Attention of one layer to everything, by the fastest kernel that is known for it."""
+    ours = attention(geometry, workload, workload.context, whole=True)
+    return replace(ours, fastest=ours.latent and workload.kv_dtype == "bf16")
 
 
 def _weights_seconds(geometry: Geometry, workload: Workload, device: Device) -> float:
@@ -371,7 +368,7 @@ def _sparse_step(
 ) -> StepCost:
     """One decode step of which ``dense`` layers attend to everything."""
     rows, sparse = workload.batch * geometry.kv_heads, geometry.layers - dense
-    attend = attention(geometry, workload, tokens, page_size=page_size)
+    attend = attention(geometry, workload, tokens, whole=False)
     whole = full_attention(geometry, workload)
     # A page that fills is read once more, and its fields written: spread over page_size steps.
     reread = geometry.kv_bytes(workload.kv_dtype) if route.page_bytes else 0

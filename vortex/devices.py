@@ -25,9 +25,7 @@ class Device:
         program_rate: bytes per second that one program of attention goes through at most.
         latent_whole_rate: the same on MLA over everything, where products lie differently.
         merge_latency: seconds for each split that MLA's attention merges.
-        tile_rate: bytes per second of one program on MLA where tiles are copied as they lie.
-        tile_whole_rate: the same over everything, by FlashMLA.
-        merge_launch: seconds of the launch that merges the splits of such tiles.
+        flash_mla_rate: bytes per second of one program of FlashMLA over everything.
         gather_bandwidth: bytes per second of fields of scattered pages.
         vector_rate: operations per second of score graphs on the vector units, attained.
         query_rate: numbers of queries that scoring programs take in per second, all together.
@@ -49,9 +47,7 @@ class Device:
     program_rate: float
     latent_whole_rate: float
     merge_latency: float
-    tile_rate: float
-    tile_whole_rate: float
-    merge_launch: float
+    flash_mla_rate: float
     gather_bandwidth: float
     vector_rate: float
     query_rate: float
@@ -75,9 +71,7 @@ _KERNELS: Mapping[str, Any] = {
     "program_rate": 16.1e9,
     "latent_whole_rate": 18.4e9,
     "merge_latency": 1.16e-6,
-    "tile_rate": 16.7e9,
-    "tile_whole_rate": 28.9e9,
-    "merge_launch": 2.5e-6,
+    "flash_mla_rate": 28.9e9,
     "gather_bandwidth": 3.87e12,
     "vector_rate": 27.1e12,
     "query_rate": 0.753e12,

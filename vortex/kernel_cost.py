@@ -14,9 +14,9 @@ over its pages) find nothing to hide behind, and rows share the device; past 2,0
 longer fits the registers of its program. ``stream``: splits make R * splits programs, of which
 ``slots`` run at once, each no faster than its rate (``program_rate``, or MLA's own), and over a
 tile of 64 tokens at least: each wave takes its bytes at the bandwidth or at its programs' pace,
-whichever is longer. The kernels of GQA merge their splits at once; those of MLA one after the
-other (``merge_latency`` each), or, where tiles are copied as they lie, by a launch of their own
-(``merge_launch``). Full attention over such tiles is FlashMLA's, the fastest there is.
+whichever is longer. The kernels of GQA merge their splits at once, those of MLA one after the
+other (``merge_latency`` each); FlashMLA, the fastest full attention over latents, has a rate of its
+own and merges within it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Attend:
         latent: MLA: one vector a token is both, and tiles do not overlap.
         whole: over every page, not a list.
         flops: operations, of all rows.
-        tiled: MLA whose pages hold whole tiles, which are copied as they lie.
+        fastest: by the fastest kernel that is known, not by ours: on MLA, FlashMLA.
     """
 
     rows: int
@@ -52,7 +52,7 @@ class Attend:
     latent: bool
     whole: bool
     flops: float = 0.0
-    tiled: bool = False
+    fastest: bool = False
 
     @property
     def bytes(self) -> float:
@@ -143,17 +143,15 @@ def _program_rate(device: Device, shape: Attend) -> float:
     """Bytes per second of one program at most."""
     if not shape.latent:
         return device.program_rate
-    if shape.tiled:
-        return device.tile_whole_rate if shape.whole else device.tile_rate
+    if shape.fastest:
+        return device.flash_mla_rate
     return device.latent_whole_rate if shape.whole else device.program_rate
 
 
 def _merge_seconds(device: Device, shape: Attend, splits: int) -> float:
     """What merging splits takes beside the programs that attend."""
-    if not shape.latent or splits == 1:
+    if not shape.latent or shape.fastest or splits == 1:
         return 0.0
-    if shape.tiled:
-        return 0.0 if shape.whole else device.merge_launch
     return splits * device.merge_latency
 
 

@@ -97,8 +97,7 @@ def parts_of(candidate: Candidate, target: Target) -> Parts:
     shapes, workload, hardware = target.geometry, target.workload, target.device
     sparse = cost.sparse_layers
     whole = attend_seconds(hardware, full_attention(shapes, workload))
-    size = candidate.page_size
-    kept = attention(shapes, workload, cost.attended_tokens, page_size=size)
+    kept = attention(shapes, workload, cost.attended_tokens, whole=False)
     route = routing(candidate, shapes, workload)
     return Parts(
         route=sparse * route_seconds(shapes, workload, hardware, route) if sparse else 0.0,

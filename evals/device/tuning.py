@@ -103,8 +103,6 @@ def _tiles(shape: StepShape) -> Iterator[tuple[int, int, int, bool]]:
     if shape.kind == "gqa":
         turned = (True, False) if shape.rows <= 16 else (False,)
         return itertools.product((32, 64, 128), (4,), (3,), turned)
-    if shape.page_size % 64 == 0:  # tiles are copied: few heads on the rows of products spill
-        return itertools.product((32, 64), (4, 8), (2,), (True,))
     return itertools.product((32, 64), (4, 8), (2, 3), (True, False))
 
 

@@ -17,7 +17,6 @@ from vortex.compile import compile_text
 from vortex.ir import Candidate
 from vortex.triton.arrays import Shapes, Stored
 from vortex.triton.attend import _attend
-from vortex.triton.attend_latent import _attend_latent, _merge_splits
 from vortex.triton.mass import _page_mass
 from vortex.triton.module import load_module
 from vortex.triton.scoring import scoring
@@ -82,17 +81,6 @@ def main() -> None:
             "WITH_LSE": True, "BLOCK": 32, "SPLITS": 4, "STAGES": 2, "TRANSPOSED": False,
             "MATRIX": tl.bfloat16, "ROWS": heads if latent else 2, "PARTS": 4, "CHUNK": 128,
         }))  # fmt: skip
-        return
-    if name == "attend_latent":
-        POINTERS.update({f"{n}_tiles": f"tensordesc<bf16[64, {w}]>"
-                         for n, w in (("main", 512), ("rest", 64))})  # fmt: skip
-        cut = {"SIZE": 64, "GROUP": 20, "WHOLE": False, "SCALED": False, "WITH_LSE": True,
-               "BLOCK": 64, "SPLITS": 16}  # fmt: skip
-        print(compiled(_attend_latent, cut | {
-            "HEADS": 32, "MAIN": 512, "EXTRA": 64, "STAGES": 1, "TRANSPOSED": True,
-            "MATRIX": tl.bfloat16,
-        }))  # fmt: skip
-        print(compiled(_merge_splits, cut | {"VDIM": 512, "PARTS": 16, "CHUNK": 128}))
         return
     if name == "mass":
         first = 512 if kind == "mla" else 128

@@ -17,7 +17,6 @@ ROOT = Path(__file__).resolve().parents[2]
     ("name", "dtype", "kind"),
     [
         ("attend", "bf16", "gqa"), ("attend", "bf16", "mla"), ("quest", "bf16", "gqa"),
-        ("attend_latent", "bf16", "mla"),
         ("quest", "fp8", "mla"), ("sub_centroids", "int4", "gqa"), ("relist", "", "gqa"),
         ("drawn6", "", "gqa"), ("hash_attention", "int4", "gqa"), ("snap_kv", "", "gqa"),
         ("hshare", "bf16", "gqa"), ("attention_ema", "bf16", "gqa"), ("mass", "", "gqa"),

@@ -10,7 +10,6 @@ import triton.language as tl
 from torch import Tensor
 
 from vortex.schedule import AttendSchedule, padded
-from vortex.triton.attend_latent import attend_latent, by_tiles
 from vortex.triton.paged_cache import LOG2E, Cache, Workspace, columns_of, finish, first_run
 from vortex.triton.runtime import launch, matrix_type
 
@@ -250,10 +249,6 @@ def attend(
         out: ``[row, head, vdim]``, written.
         lse: float32 ``[row, head]``, written: natural log of the sum of exponentials.
     """
-    if by_tiles(cache, q.shape[-1], schedule.block, q.dtype):
-        attend_latent(q, cache, pages, counts, lengths, out, scale=scale, schedule=schedule,
-                      workspace=workspace, lse=lse)  # fmt: skip
-        return
     rows, heads, dim = q.shape
     kv_heads, own_size = cache.k.shape[1:3]
     vdim = cache.v.shape[-1]

@@ -121,11 +121,9 @@ def by_rule(shape: StepShape) -> Schedule:
     if shape.kind == "mla":
         sparse = _splits(_MULTIPROCESSORS / shape.rows, shape.attended)
         full = _splits(max(4.0, 2 * _MULTIPROCESSORS / shape.rows), shape.context)
-        tiles = shape.page_size % 64 == 0  # copied whole: then tokens on the rows of products
         return Schedule(
-            score, AttendSchedule(64, sparse, 4, 2, transposed=True),
-            AttendSchedule(64, full, 4, 2, transposed=tiles),
-        )  # fmt: skip
+            score, AttendSchedule(64, sparse, 4, 2, transposed=True), AttendSchedule(64, full, 4, 2)
+        )
     sparse = _splits(2 * _MULTIPROCESSORS / shape.rows, shape.attended)
     # Four splits at least: the last wave of programs is short.
     full = _splits(max(4.0, 2 * _MULTIPROCESSORS / shape.rows), shape.context)

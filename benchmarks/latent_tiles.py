@@ -1,10 +1,22 @@
-"""Paged decode attention over latents (MLA) where a tile lies in one page: tiles are copied by the
-device's tensor copy engine, a tile ahead, and the splits are merged by a launch of their own.
+"""An experiment, NOT in use: attention over latents (MLA) whose tiles are copied as they lie.
 
-Slow twin: :func:`vortex.triton.attend.attend`, which takes any page size and any strides.
+    python benchmarks/latent_tiles.py --out results
+
+Where a tile lies in one page, the device's tensor copy engine copies it while the last is used, and
+the splits are merged by a launch of their own. On an H200 it is up to 1.7 times as fast as
+``vortex/triton/attend.py``, and WRONG for some schedules and where a list ends within a tile of 64
+tokens (docs/decisions.md), though right in Triton's interpreter. The script tries schedules and
+lengths, each in a process of its own, and says which are right, the same each time, and how fast.
 """
 
 from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import torch
 import triton
@@ -12,13 +24,13 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from vortex.schedule import AttendSchedule, padded
 from vortex.triton.paged_cache import LOG2E, Cache, Workspace, columns_of, finish
 from vortex.triton.runtime import interpreted, launch, matrix_type
 
 _CHUNK = 128  # columns that one program merges
-# Triton 3.6 on an H200 gives wrong sums where copies of tiles of 64 tokens are not pipelined.
-_LEAST_STAGES = 2
 
 
 @triton.jit
@@ -204,7 +216,7 @@ def attend_latent(
         workspace.stats, scale * LOG2E, q.stride(0), q.stride(1), apart, out.stride(0),
         out.stride(1), pages.stride(0), **shape,
         HEADS=padded(heads), MAIN=vdim, EXTRA=dim - vdim,
-        STAGES=max(_LEAST_STAGES, schedule.stages), TRANSPOSED=schedule.transposed,
+        STAGES=schedule.stages, TRANSPOSED=schedule.transposed,
         MATRIX=matrix_type(q.dtype), num_warps=schedule.warps,
     )  # fmt: skip
     if schedule.splits > 1:
@@ -214,3 +226,71 @@ def attend_latent(
             out.stride(1), **shape, VDIM=vdim, PARTS=1 << (schedule.splits - 1).bit_length(),
             CHUNK=chunk,
         )  # fmt: skip
+
+
+# -- the script -----------------------------------------------------------------------------------
+
+_LENGTHS = {"whole tiles": (2048, 4096) * 8, "a part of one": (2017, 4000) * 8}
+
+
+def tried(schedule: AttendSchedule, lengths: str) -> dict[str, object]:
+    """Errors of 20 runs against float64, whether all were the same, and microseconds of one."""
+    from benchmarks.latent_bed import Setting, gap
+    from evals.device.tuning import replayed
+
+    setting = Setting.of(heads=20, vdim=512, rest=64, lengths=_LENGTHS[lengths])
+    found: dict[str, object] = {}
+    for whole in (False, True):
+        runs = [setting.attended(schedule, whole=whole) for _ in range(20)]
+        found["whole" if whole else "listed"] = {
+            "error": max(gap(out, exact) for out, _, exact, _ in runs),
+            "same": all(torch.equal(out, runs[0][0]) for out, *_ in runs),
+        }
+    pages, counts = setting.lists()
+    rows, heads, _ = setting.q.shape
+    space = Workspace.of(rows, heads, 512, schedule.splits, setting.q.device)
+    out = torch.empty(rows, heads, 512, dtype=setting.q.dtype, device=setting.q.device)
+
+    def run(_: int) -> None:
+        attend_latent(setting.q, setting.cache, pages, counts, setting.lengths, out,
+                      scale=setting.scale, schedule=schedule, workspace=space)  # fmt: skip
+
+    return found | {"microseconds": round(replayed(run, 1, 15)[7] * 1e6, 1)}
+
+
+def main() -> None:
+    """Try all."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        block, warps, stages, splits, lengths = json.loads(args.one)
+        print(json.dumps(tried(AttendSchedule(block, splits, warps, stages, True), lengths)))
+        return
+    args.out.mkdir(parents=True, exist_ok=True)
+    choices = itertools.product((32, 64), (4, 8), (1, 2, 3), (1, 3, 16), _LENGTHS)
+    running = []
+    for choice in choices:
+        command = [sys.executable, __file__, "--out", str(args.out), "--one", json.dumps(choice)]
+        running.append((choice, subprocess.Popen(command, stdout=subprocess.PIPE,
+                                                 stderr=subprocess.PIPE, text=True)))  # fmt: skip
+        if len(running) == 8:
+            _said(running, args.out)
+    _said(running, args.out)
+
+
+def _said(running: list[tuple[object, subprocess.Popen[str]]], out: Path) -> None:
+    """Wait for these and keep what they say."""
+    for choice, process in running:
+        text, wrong = process.communicate()
+        found = json.loads(text) if process.returncode == 0 else {"failed": wrong[-300:]}
+        line = json.dumps({"block, warps, stages, splits, lengths": choice, **found})
+        print(line, flush=True)
+        with (out / "latent_tiles.jsonl").open("a") as file:
+            file.write(line + "\n")
+    running.clear()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,26 +1,19 @@
-"""Attention over latents by copied tiles, against softmax in float64 and the plain kernel."""
+"""Latents in scattered pages, and exact attention over them: what the kernels of
+``latent_tiles.py`` are held against."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import pytest
 import torch
 from torch import Tensor
 
-GPU = torch.cuda.is_available()
-pytest.importorskip("triton")
-pytestmark = [pytest.mark.gpu] if GPU else []
+from benchmarks.latent_tiles import attend_latent, by_tiles
+from vortex.schedule import AttendSchedule
+from vortex.triton.paged_cache import Cache, Workspace
 
-from vortex.schedule import AttendSchedule  # noqa: E402
-from vortex.triton import attend as plain  # noqa: E402
-from vortex.triton.attend import attend  # noqa: E402
-from vortex.triton.attend_latent import attend_latent, by_tiles  # noqa: E402
-from vortex.triton.paged_cache import Cache, Workspace  # noqa: E402
-
-DEVICE = torch.device("cuda" if GPU else "cpu")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 LENGTHS = (1, 63, 64, 65, 500, 705)
-FIRST = AttendSchedule(block=32, splits=3, warps=4, stages=2, transposed=True)
 
 
 @dataclass
@@ -102,7 +95,8 @@ class Setting:
         out = torch.full((rows, heads, vdim), float("nan"), dtype=torch.bfloat16, device=DEVICE)
         lse = torch.full((rows, heads), float("nan"), device=DEVICE)
         pages, counts = (self.table, None) if whole else self.lists()
-        assert by_tiles(self.cache, self.q.shape[-1], schedule.block, self.q.dtype)
+        if not by_tiles(self.cache, self.q.shape[-1], schedule.block, self.q.dtype):
+            raise ValueError("tiles cannot be copied as they lie")
         attend_latent(
             self.q, self.cache, pages, counts, self.lengths, out, scale=self.scale,
             schedule=schedule, workspace=work, lse=lse,
@@ -111,76 +105,5 @@ class Setting:
 
 
 def gap(found: Tensor, wanted: Tensor) -> float:
+    """Norm of the difference over that of what is wanted."""
     return float((found.double() - wanted).norm() / wanted.norm())
-
-
-def agrees(setting: Setting, schedule: AttendSchedule, *, whole: bool = False) -> None:
-    out, lse, exact, sums = setting.attended(schedule, whole=whole)
-    assert gap(out, exact) < 0.01
-    assert float((lse.double() - sums).abs().max()) < 0.02
-
-
-@pytest.mark.parametrize("whole", [False, True], ids=["listed", "whole"])
-@pytest.mark.parametrize("block", [32, 64])
-@pytest.mark.parametrize("turned", [False, True])
-def test_lists_and_whole_sequences(whole: bool, block: int, turned: bool) -> None:
-    agrees(Setting.of(), replace(FIRST, block=block, transposed=turned), whole=whole)
-
-
-@pytest.mark.skipif(not GPU, reason="the interpreter knows neither warps nor stages")
-@pytest.mark.parametrize("block", [32, 64])
-@pytest.mark.parametrize("warps", [4, 8])
-@pytest.mark.parametrize("stages", [1, 2, 3])
-def test_tiles_warps_and_stages_on_a_device(block: int, warps: int, stages: int) -> None:
-    setting = Setting.of(heads=20, vdim=512, rest=64, lengths=(2048, 4000))
-    schedule = replace(FIRST, block=block, warps=warps, stages=stages)
-    agrees(setting, schedule)
-    agrees(setting, schedule, whole=True)
-
-
-@pytest.mark.parametrize("splits", [1, 2, 7, 16])
-@pytest.mark.parametrize("stages", [1, 3])
-def test_any_number_of_splits_more_than_there_are_tiles_too(splits: int, stages: int) -> None:
-    agrees(Setting.of(), replace(FIRST, splits=splits, stages=stages))
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"page": 32, "own": 64}, {"page": 32, "own": 32}, {"page": 64, "own": 128},
-        {"apart": 16}, {"heads": 1}, {"heads": 16}, {"heads": 20, "vdim": 512, "rest": 64},
-        {"scaled": True},
-    ],
-    ids=str,
-)  # fmt: skip
-def test_pages_widths_strides_and_scales(other: dict[str, int]) -> None:
-    setting = Setting.of(**other)  # type: ignore[arg-type]
-    agrees(setting, FIRST)
-    agrees(setting, replace(FIRST, splits=1), whole=True)
-
-
-def test_the_plain_kernel_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    setting = Setting.of()
-    out, lse, _, _ = setting.attended(FIRST)
-    monkeypatch.setattr(plain, "by_tiles", lambda *_: False)
-    other, sums = torch.empty_like(out), torch.empty_like(lse)
-    pages, counts = setting.lists()
-    attend(
-        setting.q, setting.cache, pages, counts, setting.lengths, other, scale=setting.scale,
-        schedule=FIRST, workspace=Workspace.of(len(out), out.shape[1], 64, 3, DEVICE), lse=sums,
-    )  # fmt: skip
-    assert gap(out, other.double()) < 0.01
-    assert torch.allclose(lse, sums, atol=0.01)
-
-
-def test_tiles_are_copied_only_as_they_lie() -> None:
-    cache, dim, bf16 = Setting.of().cache, 80, torch.bfloat16
-    assert by_tiles(cache, dim, 32, bf16)
-    assert not by_tiles(cache, dim, 128, bf16), "a tile of two pages"
-    assert not by_tiles(cache, dim, 32, torch.float16), "another type than the queries'"
-    assert not by_tiles(Setting.of(vdim=48).cache, 64, 32, bf16), "no power of two"
-    assert not by_tiles(Setting.of(apart=4).cache, dim, 32, bf16), "rows not 16 bytes apart"
-    apart = replace(cache, v=cache.v.clone())
-    assert not by_tiles(apart, dim, 32, bf16), "values of their own"
-    k = cache.k[::2]
-    assert not by_tiles(replace(cache, k=k, v=k[..., :64]), dim, 32, bf16), "gaps between pages"
