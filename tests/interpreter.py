@@ -3,12 +3,14 @@
 Kernels run as before, operation by operation. Three things around them are done once instead of
 over and over: patching Triton's language, which each call of a device function would do again; the
 table of types, which each value would build; a reduction by a function of ours, which takes slices
-of a block instead of elements.
+of a block instead of elements. A fourth is left out: sums of integers, repeated in 64 bits for an
+assertion that only Triton's debug mode makes.
 """
 
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -24,6 +26,7 @@ _PLACES = (
     (interpreter.ReduceOps, "generic_reduce"),
 )
 KNOWN = hasattr(interpreter, "_LangPatchScope") and all(hasattr(*place) for place in _PLACES)
+KNOWN = KNOWN and hasattr(interpreter.InterpreterOptions, "sanitize_overflow")
 PLAIN = [(*place, getattr(*place)) for place in _PLACES] if KNOWN else []
 _TYPES: dict[str, Any] = {}
 
@@ -32,6 +35,9 @@ def hasten() -> None:
     """Replace them, unless this version of Triton is built otherwise."""
     for (owner, name, _), mine in zip(PLAIN, (_patch_once, _type_once, _reduce), strict=False):
         setattr(owner, name, mine)
+    options = interpreter.interpreter_builder.options
+    if KNOWN and not options.debug:
+        interpreter.interpreter_builder.options = replace(options, sanitize_overflow=False)
 
 
 @cache
