@@ -29,6 +29,8 @@ from vortex.triton.updates import updates
 SPACE = Path(__file__).resolve().parents[2] / "search_spaces" / "block_topk"
 GQA = Shapes(2, 128, 128, (0, 128), 28, (128, 128))
 MLA = Shapes(20, 576, 512, (512, 64), 47, (576, 576))
+NARROW = Shapes(4, 144, 128, (128, 16), 47, (144, 144))
+SHAPES = {"gqa": GQA, "mla": MLA, "narrow mla": NARROW}
 TYPES = {
     "bf16": "*bf16", "fp8": "*fp8e4nv", "int8": "*i8", "int4": "*u8", "uint8": "*u8",
     "fp32": "*fp32",
@@ -71,7 +73,7 @@ def candidate(name: str, dtype: str) -> Candidate:
 
 def compile_one(name: str, dtype: str, kind: str) -> list[int]:
     """Bytes of shared memory of one program's kernels, or of attention's."""
-    shapes = MLA if kind == "mla" else GQA
+    shapes = SHAPES[kind]
     if name == "attend":
         latent, heads = kind == "mla", 32 if kind == "mla" else 16
         first = 512 if latent else 128
@@ -109,8 +111,8 @@ def compile_one(name: str, dtype: str, kind: str) -> list[int]:
         kept = summaries(drawn, shapes)
         numbers = [Stored(m.name, {}, "fp32", "all") for m in kept.matrices]
         found.append(compiled(load_module(kept.text).append, {
-            "DIM": shapes.dim, "VDIM": shapes.vdim, "WIDE": 1024 if kind == "mla" else 128,
-            "LATENT": kind == "mla",
+            "DIM": shapes.dim, "VDIM": shapes.vdim, "WIDE": triton.next_power_of_2(shapes.dim),
+            "LATENT": kind != "gqa",
         }, (*kept.arrays, *numbers)))  # fmt: skip
     return found
 
