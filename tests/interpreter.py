@@ -33,10 +33,12 @@ _TYPES: dict[str, Any] = {}
 
 def hasten() -> None:
     """Replace them, unless this version of Triton is built otherwise."""
-    for (owner, name, _), mine in zip(PLAIN, (_patch_once, _type_once, _reduce), strict=False):
+    if not KNOWN:
+        return
+    for (owner, name, _), mine in zip(PLAIN, (_patch_once, _type_once, _reduce), strict=True):
         setattr(owner, name, mine)
     options = interpreter.interpreter_builder.options
-    if KNOWN and not options.debug:
+    if not options.debug:
         interpreter.interpreter_builder.options = replace(options, sanitize_overflow=False)
 
 

@@ -53,6 +53,8 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     for owner, name, triton_s in PLAIN:
         assert getattr(owner, name) is not triton_s, "the tests' configuration hastens it"
         monkeypatch.setattr(owner, name, triton_s)
+    plainly = interpreter.InterpreterOptions()
+    monkeypatch.setattr(interpreter.interpreter_builder, "options", plainly)
     return monkeypatch
 
 
