@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -16,6 +17,10 @@ from evals.models.load import load_model
 from evals.models.transformer import Transformer
 
 torch.set_num_threads(1)
+if os.environ.get("TRITON_INTERPRET") == "1" and find_spec("triton"):
+    from tests.interpreter import hasten
+
+    hasten()
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from vortex.printer import print_program
 from vortex.reference import Decoder
 
 DIM, CONTEXT = 16, 700
+SLOW = pytest.mark.slow
 
 
 def inputs(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -21,7 +22,9 @@ def inputs(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return torch.randn(2, 2, DIM, generator=g), k, v
 
 
-@pytest.mark.parametrize("first", range(0, 400, 40))
+@pytest.mark.parametrize(
+    "first", [pytest.param(n, marks=SLOW if n >= 200 else ()) for n in range(0, 400, 40)]
+)
 def test_drawn_programs_compile_print_and_keep_to_their_declarations(first: int) -> None:
     for seed in range(first, first + 40):
         text = program(seed)
@@ -33,16 +36,18 @@ def test_drawn_programs_compile_print_and_keep_to_their_declarations(first: int)
         assert over_declared(candidate, Shape(2, 2, DIM), context=CONTEXT, seed=seed) is None, text
 
 
-def test_drawn_programs_mean_the_same_in_both_executors() -> None:
-    for seed in range(24):
+@pytest.mark.parametrize("drawn", [8, pytest.param(40, marks=SLOW)])
+def test_drawn_programs_mean_the_same_in_both_executors(drawn: int) -> None:
+    for seed in range(drawn):
         text = program(seed)
         candidate = compile_text(text, {"budget": 512})
         assert disagreement(candidate, Shape(2, 2, DIM), seed=seed) is None, text
 
 
-def test_programs_that_choose_differently_never_share_a_hash() -> None:
+@pytest.mark.parametrize("drawn", [80, pytest.param(300, marks=SLOW)])
+def test_programs_that_choose_differently_never_share_a_hash(drawn: int) -> None:
     chosen: dict[str, list[list[set[int]]]] = {}
-    for seed in range(300):
+    for seed in range(drawn):
         candidate = compile_text(program(seed), {"budget": 512})
         pages = []
         for at in range(2):
@@ -50,4 +55,4 @@ def test_programs_that_choose_differently_never_share_a_hash() -> None:
             decoder = Decoder(candidate, scale=0.25, context=CONTEXT, workload_context=CONTEXT)
             pages.append(decoder.pages(0, q, k, v))
         assert chosen.setdefault(candidate.candidate_hash, pages) == pages, program(seed)
-    assert len(chosen) > 250
+    assert len(chosen) > drawn * 5 // 6

@@ -1,7 +1,12 @@
-"""Bad input ends in one message and its exit code; good input gives data on stdout."""
+"""Bad input ends in one message and its exit code; good input gives data on stdout.
+
+A process of Python takes seconds to begin, so commands run in this one; those run as a process of
+their own whose ending, or the process itself, is what is tested.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -10,7 +15,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from agent.cli import main
 from agent.loop import Search
 from agent.proposers.evolve import Evolve
 from runs.records import RunConfig
@@ -20,13 +27,21 @@ ROOT = Path(__file__).resolve().parents[2]
 SEED = ROOT / "search_spaces/block_topk/seeds/quest.py"
 
 
-def vortex(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    import os
-
+def process(*words: str) -> subprocess.CompletedProcess[str]:
+    """The command as a shell runs it."""
     return subprocess.run(
         [sys.executable, "-m", "agent.cli", *words], cwd=ROOT, capture_output=True, text=True,
-        env=os.environ | environment, check=False, timeout=120,
+        check=False, timeout=120,
     )  # fmt: skip
+
+
+def vortex(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The same in this process, where an exception that would be a traceback is raised."""
+    with contextlib.chdir(ROOT):
+        done = CliRunner(env=environment).invoke(main, words)
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return subprocess.CompletedProcess(words, done.exit_code, done.stdout, done.stderr)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +60,7 @@ def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_check_shows_cost_and_hash() -> None:
-    done = vortex("check", str(SEED), "--json", "--knob", "budget=2048")
+    done = process("check", str(SEED), "--json", "--knob", "budget=2048")
     facts = json.loads(done.stdout)
     assert done.returncode == 0 and facts["ok"] and facts["bytes_per_page"] == 2 * 64 * 2
     assert facts["attended_tokens"] == 2048
@@ -87,6 +102,14 @@ def test_bad_programs_end_in_a_message(name: str, command: str, tmp_path: Path) 
     done = vortex(command, str(path))
     assert done.returncode == 2 and "error[E1" in done.stderr and "Traceback" not in done.stderr
     assert "bad.py" in done.stderr
+
+
+@pytest.mark.parametrize(("name", "command"), [("nested", "check"), ("a megabyte", "evaluate")])
+def test_bad_programs_end_a_process_with_its_code(name: str, command: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.py"
+    path.write_text(BAD_TEXTS[name])
+    done = process(command, str(path))
+    assert done.returncode == 2 and "error[E1" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("command", ["check", "evaluate"])
@@ -183,7 +206,7 @@ def test_output_that_nobody_takes_is_no_traceback() -> None:
 
 
 def test_an_unknown_option_is_a_usage_error() -> None:
-    done = vortex("start", "--nonsense")
+    done = process("start", "--nonsense")
     assert done.returncode == 2 and "Traceback" not in done.stderr
 
 
@@ -248,6 +271,6 @@ def test_two_processes_cannot_resume_one_run(runs_dir: Path) -> None:
     from runs.naming import find_run
 
     store = Store.open_to_write(find_run(runs_dir, None))
-    done = vortex("resume", "--runs-dir", str(runs_dir))
+    done = process("resume", "--runs-dir", str(runs_dir))
     store.close()
     assert done.returncode == 3 and "E603" in done.stderr

@@ -70,13 +70,15 @@ def test_one_context_gives_no_error_rather_than_none_at_all(
     assert done.exit_code == 0 and "nan" not in done.stdout and "±" not in done.stdout
 
 
-@pytest.mark.timeout(600)  # fits the MLA stand-in on first use: five minutes of a slow machine
 def test_target_stand_in_and_scaled_budget_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []  # fitting a stand-in takes minutes, and is tested with the real weights
+    monkeypatch.setattr(evaluate, "obtain", lambda name, say: asked.append(name))
     own = run(monkeypatch, Status.OK).stdout
     assert "priced for    smollm2-135m" in own and "the target itself" in own
     assert "4,096 tokens of 32,768; scaled for the measurement: 256 of 2,048" in own
     other = run(monkeypatch, Status.OK, "--model", "glm-4.7-flash").stdout
     assert "priced for    glm-4.7-flash" in other and "a stand-in" in other and "note " in other
+    assert asked == ["smollm2-135m-mla"]
 
 
 def test_the_data_holds_what_the_table_shows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -23,6 +25,20 @@ class NoText:
     def decode(self, ids: object) -> str:
         """Nothing."""
         return ""
+
+
+class Bytes:
+    """A tokenizer whose tokens are bytes, for tests of what is made of text."""
+
+    vocab = 256
+
+    def encode(self, text: str) -> list[int]:
+        """One token a byte."""
+        return list(text.encode())
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Bytes cut in the middle of a character are shown as one that is missing."""
+        return bytes(ids).decode(errors="replace")
 
 
 def small_model(spec: ModelSpec = SPEC, tokenizer: Tokenizer | None = None) -> Transformer:

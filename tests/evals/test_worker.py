@@ -100,7 +100,8 @@ def test_a_worker_finds_the_user_s_cache_without_the_user_s_home(
     from evals.models.fetch import cache_dir
     from evals.sandbox import clean_environment
 
-    monkeypatch.delenv("VORTEX_CACHE", raising=False)
+    for name in ("VORTEX_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
     for name in ("HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, str(tmp_path / name))
         environment = clean_environment(tmp_path / "scratch", 1)

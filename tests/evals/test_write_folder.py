@@ -25,6 +25,7 @@ def small_gguf(path: Path, kind: str) -> Path:
     w = GGUFWriter(str(path), kind)
     w.add_block_count(2)
     w.add_embedding_length(hidden)
+    w.add_feed_forward_length(inner)
     w.add_head_count(heads)
     w.add_head_count_kv(kv)
     w.add_context_length(64)

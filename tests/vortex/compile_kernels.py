@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ from vortex.triton.updates import updates
 SPACE = Path(__file__).resolve().parents[2] / "search_spaces" / "block_topk"
 GQA = Shapes(2, 128, 128, (0, 128), 28, (128, 128))
 MLA = Shapes(20, 576, 512, (512, 64), 47, (576, 576))
+NARROW = Shapes(4, 144, 128, (128, 16), 47, (144, 144))
+SHAPES = {"gqa": GQA, "mla": MLA, "narrow mla": NARROW}
 TYPES = {
     "bf16": "*bf16", "fp8": "*fp8e4nv", "int8": "*i8", "int4": "*u8", "uint8": "*u8",
     "fp32": "*fp32",
@@ -67,53 +71,60 @@ def candidate(name: str, dtype: str) -> Candidate:
     return compile_text(text)
 
 
-def main() -> None:
-    """Compile one program's kernels, or attention."""
-    name, dtype, kind = sys.argv[1:]
-    shapes = MLA if kind == "mla" else GQA
+def compile_one(name: str, dtype: str, kind: str) -> list[int]:
+    """Bytes of shared memory of one program's kernels, or of attention's."""
+    shapes = SHAPES[kind]
     if name == "attend":
         latent, heads = kind == "mla", 32 if kind == "mla" else 16
         first = 512 if latent else 128
-        print(compiled(_attend, {
+        return [compiled(_attend, {
             "SIZE": 64, "RATIO": 1, "GROUP": shapes.group, "HEADS": heads, "FIRST": first,
             "MAIN": first, "REST": shapes.dim - first, "EXTRA": 64 if latent else 0,
             "VDIM": first, "VPAD": first, "LATENT": latent, "WHOLE": False, "SCALED": False,
             "WITH_LSE": True, "BLOCK": 32, "SPLITS": 4, "STAGES": 2, "TRANSPOSED": False,
             "MATRIX": tl.bfloat16, "ROWS": heads if latent else 2, "PARTS": 4, "CHUNK": 128,
-        }))  # fmt: skip
-        return
+        })]  # fmt: skip
     if name == "mass":
         first = 512 if kind == "mla" else 128
-        print(compiled(_page_mass, {
+        return [compiled(_page_mass, {
             "SIZE": 16, "RATIO": 1, "GROUP": shapes.group, "HEADS": 32 if kind == "mla" else 16,
             "FIRST": first, "MAIN": first, "REST": shapes.dim - first,
             "EXTRA": 64 if kind == "mla" else 0, "SCALED": False, "MATRIX": tl.bfloat16,
             "BLOCK": 32 if kind == "mla" else 64,
-        }))  # fmt: skip
-        return
+        })]  # fmt: skip
     if name == "relist":
         sizes = {"SIZE": 16, "SINKS": 1, "RECENT": 2, "PLACED": True, "PAGES": 2048}
-        print(compiled(relist, sizes))
-        return
+        return [compiled(relist, sizes)]
     drawn = candidate(name, dtype)
     score = scoring(drawn, shapes)
-    print(compiled(load_module(score.text).route, {
+    found = [compiled(load_module(score.text).route, {
         "CHANNELS": score.channels, "BLOCK": 32, "PAGES": 2048, "MATRIX": tl.bfloat16,
         "SCORES": score.chooses, "CHOOSES": True,
-    }, score.arrays))  # fmt: skip
+    }, score.arrays)]  # fmt: skip
     if drawn.states:
         changed = updates(drawn, shapes)
         states = tuple(Stored(name, {}, "fp32", "slot") for name in changed.states)
-        print(compiled(load_module(changed.text).update, {
+        found.append(compiled(load_module(changed.text).update, {
             "CHANNELS": changed.channels, "PAGES": 2048,
         }, states))  # fmt: skip
     if drawn.fields:
         kept = summaries(drawn, shapes)
         numbers = [Stored(m.name, {}, "fp32", "all") for m in kept.matrices]
-        print(compiled(load_module(kept.text).append, {
-            "DIM": shapes.dim, "VDIM": shapes.vdim, "WIDE": 1024 if kind == "mla" else 128,
-            "LATENT": kind == "mla",
+        found.append(compiled(load_module(kept.text).append, {
+            "DIM": shapes.dim, "VDIM": shapes.vdim, "WIDE": triton.next_power_of_2(shapes.dim),
+            "LATENT": kind != "gqa",
         }, (*kept.arrays, *numbers)))  # fmt: skip
+    return found
+
+
+def main() -> None:
+    """A line for each case of the list in the only argument: the bytes, or what went wrong."""
+    for case in json.loads(sys.argv[1]):
+        try:
+            found = {"bytes": compile_one(*case)}
+        except Exception:
+            found = {"error": traceback.format_exc()[-2000:]}
+        print(json.dumps([case, found]), flush=True)
 
 
 if __name__ == "__main__":

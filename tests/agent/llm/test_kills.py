@@ -23,7 +23,6 @@ from tests.agent.llm.driving import Guesser
 from tests.agent.providers.wire import Recorded, Scripted, Wire
 
 ROOT = Path(__file__).resolve().parents[3]
-KILLS = 10
 
 
 class Slow:
@@ -60,13 +59,14 @@ def opening_of(text: object) -> str:
 
 
 @pytest.mark.timeout(400)
-def test_kills_lose_no_reply_and_repeat_no_request(tmp_path: Path) -> None:
+@pytest.mark.parametrize("wanted", [4, pytest.param(10, marks=pytest.mark.slow)])
+def test_kills_lose_no_reply_and_repeat_no_request(wanted: int, tmp_path: Path) -> None:
     rng = random.Random(1)
     answered: dict[int, object] = {}
     kills = 0
     with Wire(Slow()) as wire:
         agent = f"openai:m@{wire.url}/v1"
-        while kills < KILLS:
+        while kills < wanted:
             process = start(tmp_path, agent)
             before, limit = len(wire.requests), time.monotonic() + 60
             while len(wire.requests) < before + 2 and time.monotonic() < limit:
@@ -85,8 +85,9 @@ def test_kills_lose_no_reply_and_repeat_no_request(tmp_path: Path) -> None:
             answered = kept
         out, err = start(tmp_path, agent).communicate(timeout=120)
         assert "finished" in out, err
-        assert kills >= 5, "the run ended before it could be killed often enough"
-        sent = Counter(opening_of(r.body["messages"][-1].get("content")) for r in wire.requests)
+        assert kills >= wanted // 2, "the run ended before it could be killed often enough"
+        whole = [r.body for r in wire.requests if r.body]  # a kill may come before a body does
+        sent = Counter(opening_of(body["messages"][-1].get("content")) for body in whole)
     rows = entries(tmp_path)
     recorded = Counter(opening_of(request_from_json(e.content).messages[-1].text) for e in rows)
     assert sent <= recorded, "a request was sent that was not recorded, or one was sent twice"
