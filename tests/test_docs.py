@@ -129,6 +129,21 @@ def test_the_errors_of_the_cost_model_are_those_of_the_measured_points() -> None
         assert [f"held out, {kind}", stages[stage], *cells] in whole
 
 
+def test_the_experiment_s_times_are_those_that_were_measured() -> None:
+    found = json.loads((ROOT / "benchmarks/results/latent_tiles_h200.json").read_text())
+    text = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
+    _, _, *rows = _table(text, "| GLM-4.7-Flash's attention, 2,048 attended")
+    assert len(rows) == 4
+    for load, *told in rows:
+        batch, context = load.replace(",", "").split(" x ")
+        name = f"mla-{int(context) // 1024}k-b{batch}-p64"
+        plain, copied = (found[k]["cases"][name]["microseconds"] for k in ("plain", "copied"))
+        numbers = [float(n.replace(",", "")) for n in told]
+        for i, stage in enumerate(("attend", "step", "full")):
+            for number, times in zip(numbers[2 * i : 2 * i + 2], (plain, copied), strict=True):
+                assert abs(number - times[stage][0]) <= (0.5 if stage == "full" else 0.051)
+
+
 def test_the_front_in_the_engine_is_the_one_that_was_measured() -> None:
     lines = (ROOT / "benchmarks/results/tutorial_h200.jsonl").read_text().splitlines()
     measured = {r["candidate"]: r for r in map(json.loads, lines) if r["what"] == "engine"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vortex.cost import full_attention
 from vortex.devices import device
+from vortex.geometry import geometry
 from vortex.kernel_cost import (
     Attend,
     Score,
@@ -20,6 +23,7 @@ from vortex.kernel_cost import (
     select_seconds,
     split_count,
 )
+from vortex.workload import Workload
 
 H200 = device("h200")
 # Round figures, to count with: 10 units, 1e9 bytes per second, microseconds.
@@ -99,6 +103,22 @@ def test_mla_over_everything_has_a_pace_of_its_own() -> None:
     assert split_count(10, shape) == 4
     slow, waves = replace(TOY, latent_whole_rate=2e6), 2 * 64 * 1 / 2e6
     assert attend_seconds(slow, shape) == pytest.approx(3e-6 + waves + 4 * 7e-6)
+
+
+def test_full_attention_on_mla_is_flash_mla_s() -> None:
+    shape = Attend(rows=5, tokens=256, bytes_each=1, latent=True, whole=True, fastest=True)
+    slow, waves = replace(TOY, flash_mla_rate=2e6), 2 * 64 * 1 / 2e6
+    assert attend_seconds(slow, shape) == pytest.approx(3e-6 + waves)
+    measured = json.loads((RESULTS / "flash_mla_h200.json").read_text())["points"]
+    glm, near = geometry("glm-4.7-flash"), 0
+    for point in measured:
+        kernel = full_attention(glm, Workload(point["batch"], point["context"]))
+        predicted = attend_seconds(H200, kernel) * 1e6
+        near += abs(predicted / statistics.fmean(point["microseconds"]) - 1) <= 0.1
+    assert (near, len(measured)) == (8, 9)
+    ours = replace(kernel, fastest=False)
+    assert attend_seconds(H200, ours) > 1.4 * attend_seconds(H200, kernel)
+    assert not full_attention(geometry("qwen3-1.7b"), Workload(8, 32768)).fastest
 
 
 @settings(max_examples=200, deadline=None)
