@@ -111,13 +111,13 @@ def wrapped(names: Sequence[str], indent: int) -> str:
 def pruned(lines: Sequence[str]) -> list[str]:
     """The statements without those whose variable nobody reads."""
     kept: list[str] = []
-    text = ""
+    read: set[str] = set()
     for line in reversed(lines):
         name, equals, _ = line.partition(" = ")
-        if equals and name.isidentifier() and not re.search(rf"\b{name}\b", text):
+        if equals and name.isidentifier() and name not in read:
             continue
         kept.append(line)
-        text += line + "\n"
+        read.update(re.findall(r"\w+", line))
     return kept[::-1]
 
 
