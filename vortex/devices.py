@@ -64,7 +64,8 @@ _FITTED = (
     "fitted: python benchmarks/gpu_cost.py --fit benchmarks/results/gpu_points_h200.json, "
     "one half of 65 points measured on an H200, 2026-11-24"
 )
-# Figures of our kernels on an H200, by attribute.
+_FLASH_MLA = "measured: FlashMLA at 32 x 32K, benchmarks/results/flash_mla_h200.json, 2026-11-27"
+# Figures of kernels on an H200, by attribute.
 _KERNELS: Mapping[str, Any] = {
     "launch_floor": 2.74e-6,
     "attend_latency": 4.29e-6,
@@ -114,6 +115,7 @@ DEVICES: Mapping[str, Device] = {
                 "flops": f"{_SPEC}, dense peak",
                 "multiprocessors": f"{_SPEC}",
                 **dict.fromkeys(_KERNELS, _FITTED),
+                "flash_mla_rate": _FLASH_MLA,
             },
         ),
         Device(

@@ -165,7 +165,7 @@ def test_programs_pass_every_stage_on_the_form(
     monkeypatch.setattr(evaluator, "load_model", lambda name: form)
     judge = Evaluator(CONFIG)
     control = next(c.text for c in controls() if c.name == "full")
-    for text, reserved in ((control, True), (HALF["nope"], False)):
+    for text, reserved in ((control, True), (HALF["rope"], False)):
         values = {}
         for kind, more in REQUESTS.items():
             answer = judge.handle({"kind": kind, "text": text, "control": reserved, **more})
