@@ -10,6 +10,9 @@ from runs.ledger import Ledger
 from runs.records import RunConfig
 from runs.store import Store
 from search_spaces.block_topk import SeedFile, are_ours, controls, seeds
+from vortex.compile import compile_text
+from vortex.errors import VortexError
+from vortex.ops import AxisError
 
 
 def enlist(store: Store, config: RunConfig) -> int:
@@ -27,15 +30,27 @@ def enlist(store: Store, config: RunConfig) -> int:
     for file in controls():
         _add(store, file, {}, "control")
     room, left_out = _room(store, config), 0
+    before: set[str] = set()
     for file, knobs in _seeds(config):
+        identity = _identity(file, knobs)
+        twin = identity in before
+        before.add(identity)
         if store.has(file.text, knobs):
             continue
         if room > 0:
             _add(store, file, knobs, _origin(file, config))
-            room -= 1
+            room -= not twin  # what was judged before is no evaluation
         else:
-            left_out += 1
+            left_out += not twin
     return left_out
+
+
+def _identity(file: SeedFile, knobs: Mapping[str, int]) -> str:
+    """What tells programs apart, as the ladder does; the text where it does not compile."""
+    try:
+        return compile_text(file.text, knobs).candidate_hash
+    except (AxisError, VortexError):
+        return f"{file.text}{sorted(knobs.items())}"
 
 
 def _seeds(config: RunConfig) -> Iterator[tuple[SeedFile, Mapping[str, int]]]:

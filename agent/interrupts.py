@@ -39,8 +39,14 @@ def end_twice_at_once() -> None:
 
 @contextlib.contextmanager
 def told() -> Iterator[threading.Event]:
-    """Within, the first Ctrl-C sets the event, says so, and interrupts nothing."""
+    """Within, the first Ctrl-C sets the event, says so, and interrupts nothing.
+
+    Where SIGINT is ignored, it stays so.
+    """
     stopped = threading.Event()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        yield stopped
+        return
 
     def tell() -> None:
         stopped.set()

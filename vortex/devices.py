@@ -25,7 +25,8 @@ class Device:
         program_rate: bytes per second that one program of attention goes through at most.
         latent_whole_rate: the same on MLA over everything, where products lie differently.
         merge_latency: seconds for each split that MLA's attention merges.
-        flash_mla_rate: bytes per second of one program of FlashMLA over everything.
+        flash_mla_rate: bytes per second of one program of FlashMLA over everything; 0 where it
+            is not there, and MLA's full attention is our own kernel's.
         gather_bandwidth: bytes per second of fields of scattered pages.
         vector_rate: operations per second of score graphs on the vector units, attained.
         query_rate: numbers of queries that scoring programs take in per second, all together.
@@ -89,7 +90,8 @@ def _assumed(bandwidth: float, multiprocessors: int) -> dict[str, Any]:
     proportion to the bandwidth or the multiprocessors."""
     by_bandwidth, by_units = bandwidth / _BANDWIDTH, multiprocessors / _UNITS
     found = dict(_KERNELS)
-    found["gather_bandwidth"] *= by_bandwidth
+    for name in ("gather_bandwidth", "flash_mla_rate"):
+        found[name] *= by_bandwidth
     for name in ("vector_rate", "query_rate", "select_rate"):
         found[name] *= by_units
     return found

@@ -1,7 +1,8 @@
 """Seconds of one layer's kernels, predicted from their shapes and a device's figures.
 
 Pure arithmetic on a :class:`vortex.devices.Device`; ``vortex.cost`` says what is added to what.
-The figures are fitted by ``benchmarks/gpu_cost.py``. With R rows (sequences times KV heads)::
+The figures are fitted by ``benchmarks/gpu_cost.py``, but FlashMLA's, which was measured. With R
+rows (sequences times KV heads)::
 
     score  = floor + max(bytes / gather_bandwidth, operations / vector_rate)
              + programs * query numbers / query_rate
@@ -143,16 +144,20 @@ def _program_rate(device: Device, shape: Attend) -> float:
     """Bytes per second of one program at most."""
     if not shape.latent:
         return device.program_rate
-    if shape.fastest:
+    if _is_flash_mla(device, shape):
         return device.flash_mla_rate
     return device.latent_whole_rate if shape.whole else device.program_rate
 
 
 def _merge_seconds(device: Device, shape: Attend, splits: int) -> float:
     """What merging splits takes beside the programs that attend."""
-    if not shape.latent or shape.fastest or splits == 1:
+    if not shape.latent or splits == 1 or _is_flash_mla(device, shape):
         return 0.0
     return splits * device.merge_latency
+
+
+def _is_flash_mla(device: Device, shape: Attend) -> bool:
+    return shape.latent and shape.whole and shape.fastest and device.flash_mla_rate > 0
 
 
 def _resident(shape: Attend, splits: int) -> int:

@@ -148,6 +148,8 @@ def _index_facts(target: Target) -> list[str]:
         ("one list for all KV heads", 'per_head = vx.shared("max")'),
         ("one dense layer", "dense_layers = vx.layers(first=1)"),
     ):
+        if "dense_layers" in policy and target.geometry.layers < 2:
+            continue  # none would be left to be sparse
         rows.append((f"one vector, {said}", _CENTROID, 16, "bf16", policy))
     tokens = min(2048, target.workload.context)
     lines = [

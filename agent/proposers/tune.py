@@ -34,7 +34,10 @@ class Tune:
         if not group:
             return []
         best = min(group, key=lambda e: e.loss)
-        program = parse(best.text)
+        try:
+            program = parse(best.text)
+        except VortexError:  # it was accepted by an older language
+            return []
         space = {k: _distribution(v) for k, v in program.knobs.items() if _is_free(v)}
         if not space:
             return []

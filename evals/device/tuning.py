@@ -295,7 +295,8 @@ def tune(job: Job, failed: dict[Task, str]) -> Tuned:
         for kind in KINDS:
             able = [s for s in dict.fromkeys(grid(kind, job.shape)) if (job, kind, s) not in failed]
             if not able:
-                raise RuntimeError(f"{kind}: {next(iter(failed.values()))}")
+                why = next(f for (j, k, _), f in failed.items() if (j, k) == (job, kind))
+                raise RuntimeError(f"{kind}: {why}")
             found, seconds = _fastest(bench, kind, able)
             best = _with(best, kind, found)
             microseconds[kind] = round(seconds * 1e6, 2)

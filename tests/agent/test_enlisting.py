@@ -115,3 +115,15 @@ def test_a_user_s_own_seed_is_called_so_and_no_known_algorithm(tmp_path: Path) -
         ours = new_store(tmp_path, seeds_dir=choice)
         enlist(ours, ours.config())
         assert notes(ours)["quest"] == "known algorithm"
+
+
+def test_what_a_sweep_repeats_takes_no_room(tmp_path: Path) -> None:
+    count = len(seeds())  # their own budget is 4,096
+    store = new_store(
+        tmp_path, evaluations=2 * count, sweep=(4096, 1024), rungs=(3, 4), workers=2,
+        throughput=False,
+    )  # fmt: skip
+    assert enlist(store, store.config()) == 0
+    budgets = [c.knobs.get("budget") for c in store.candidates() if c.proposer == "seed"]
+    swept = sum("budget" in s.text for s in seeds())
+    assert budgets.count(1024) == budgets.count(4096) == swept

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.interrupts import told
 from agent.loop import Search
 from agent.presentation import board_of
 from evals.result import Stage
@@ -106,3 +107,13 @@ def test_seal_stops_at_once_when_it_is_asked_twice(searched: Path, tmp_path: Pat
         process.send_signal(signal.SIGINT)
         text = ended(process)
         assert "interrupted" in text and "go on with" not in text
+
+
+def test_an_ignored_interrupt_stays_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with told() as stopped:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN and not stopped.is_set()
+    finally:
+        signal.signal(signal.SIGINT, previous)

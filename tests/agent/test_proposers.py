@@ -61,6 +61,14 @@ def test_nothing_is_proposed_from_nothing() -> None:
     assert Evolve().propose(empty, 2) == [] and Tune().propose(empty, 2) == []
 
 
+def test_an_elite_of_an_older_language_is_passed_over() -> None:
+    text = context(0).elites[0].text.replace("self.budget)", "self.budget / (1 - 1))")
+    old = Elite(0, text, {"budget": 1024}, 0.1, 1e-3, True, "s")
+    assert text != context(0).elites[0].text
+    assert Tune().propose(SearchContext((old,), frozenset(), 0), 2) == []
+    assert isinstance(Evolve().propose(SearchContext((old,), frozenset(), 0), 2), list)
+
+
 def test_the_bandit_favours_what_reaches_the_front_and_keeps_a_floor() -> None:
     stats = {"evolve": (40, 10), "tune": (40, 0)}
     got = shares(stats, floor=0.15)

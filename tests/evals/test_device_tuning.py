@@ -121,6 +121,17 @@ def test_a_shape_that_does_not_run_ends_in_an_error_with_a_repair(
     assert error.value.code == "E615" and "--batch" in str(error.value.hint)
 
 
+def test_a_shape_of_which_nothing_compiles_says_its_own_reason(
+    monkeypatch: pytest.MonkeyPatch, bench: _Bench
+) -> None:
+    monkeypatch.setattr(_Bench, "of", lambda *_: bench)
+    other = replace(JOB, tokens=JOB.tokens + 64)
+    failed: dict[tuning.Task, str] = {(other, "score", OTHER): "another shape's"}
+    failed |= {(JOB, "score", s): "its own reason" for s in grid("score", JOB.shape)}
+    with pytest.raises(VortexError, match="score: its own reason"):
+        tune(JOB, failed)
+
+
 def test_what_a_compiling_process_answers_crosses_to_its_parent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -28,7 +28,7 @@ CENTROID = compile_text(centroid(1024, recent=2))
 
 @pytest.mark.parametrize("rows", [1, 2, 8, 64])
 def test_a_bound_is_where_the_model_s_own_price_says_so(rows: int) -> None:
-    bound = bound_of(dense_bounds(CENTROID, SERVED, "bf16"), rows)
+    bound = bound_of(dense_bounds(CENTROID, SERVED, "bf16", inner="fa3"), rows)
     below, above = (
         price(CENTROID, MODEL, Workload(batch=rows, context=n), DEVICES["h200"]).speedup_attention
         for n in (bound, bound + 64)
@@ -37,16 +37,27 @@ def test_a_bound_is_where_the_model_s_own_price_says_so(rows: int) -> None:
 
 
 def test_larger_batches_never_have_a_larger_bound_and_sizes_between_take_the_next() -> None:
-    bounds = dense_bounds(CENTROID, SERVED, "bf16")
+    bounds = dense_bounds(CENTROID, SERVED, "bf16", inner="fa3")
     assert all(a >= b > 0 for a, b in pairwise(bounds))
     assert bound_of(bounds, 5) == bound_of(bounds, 8) < bound_of(bounds, 4)
     assert bound_of(bounds, 1 << 14) == bounds[-1] and bound_of((), 3) == 0
 
 
 def test_no_bound_is_longer_than_the_longest_sequence() -> None:
-    assert dense_bounds(CENTROID, replace(SERVED, context=2000), "bf16")[0] == 2000
+    assert dense_bounds(CENTROID, replace(SERVED, context=2000), "bf16", inner="fa3")[0] == 2000
 
 
 def test_a_device_without_figures_has_no_bounds() -> None:
     assert known("NVIDIA H100 80GB HBM3") is DEVICES["h100"] and known("cpu") is None
-    assert not any(dense_bounds(CENTROID, replace(SERVED, device="a new one"), "bf16"))
+    assert not any(dense_bounds(CENTROID, replace(SERVED, device="a new one"), "bf16", inner="fa3"))
+
+
+def test_on_mla_full_attention_is_as_fast_as_the_backend_that_serves_it() -> None:
+    glm = geometry("glm-4.7-flash")
+    served = Served("mla", glm.layers, glm.group, 1, glm.dim, glm.vdim, (512, 64), 65536,
+                    "NVIDIA H200")  # fmt: skip
+    program = compile_text(centroid(2048, page=64, recent=2))
+    flash, triton = (
+        dense_bounds(program, served, "bf16", inner=inner) for inner in ("flashmla", "triton")
+    )
+    assert all(a > 2 * b for a, b in zip(flash[:5], triton[:5], strict=True))

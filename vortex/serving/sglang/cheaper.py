@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from vortex.cost import price
 from vortex.devices import DEVICES, Device
 from vortex.errors import VortexError
@@ -15,18 +17,25 @@ MOST_ROWS = 1024
 _STEP = 64  # tokens that a bound is found to
 
 
-def dense_bounds(candidate: Candidate, served: Served, kv_dtype: str) -> tuple[int, ...]:
+def dense_bounds(
+    candidate: Candidate, served: Served, kv_dtype: str, *, inner: str
+) -> tuple[int, ...]:
     """Tokens up to which dense steps are predicted to be cheaper, for batches of 1, 2, 4, ...
     sequences of one length; never more for a larger batch, and all 0 on a device without figures.
 
     Attention alone is priced: all else is the same. In a batch of mixed lengths, of which the
     longest is within the bound, dense steps are cheaper still: they read less, and what choosing
     costs at the least stays.
+
+    Args:
+        inner: the backend that full attention would be served by.
     """
     device = known(served.device)
     counts = [1 << i for i in range(MOST_ROWS.bit_length())]
     if device is None or (served.kind == "gqa" and served.dim != served.vdim):
         return (0,) * len(counts)
+    if inner != "flashmla":  # then it is no faster than our own kernel
+        device = replace(device, flash_mla_rate=0.0)
     shape, bounds = _geometry(served), list[int]()
     most = served.context
     for rows in counts:

@@ -67,13 +67,15 @@ def _made(runner: Any) -> Any:
     cached = "fp8" if next(iter(pools.values()))[0].element_size() == 1 else "bf16"
     covered, bounds = 0, tuple[int, ...]()
     if sparse.layers and not candidate.states:  # which dense steps would leave as they are
-        covered, bounds = sparse.covered, dense_bounds(candidate, served, cached)
+        covered, bounds = sparse.covered, dense_bounds(candidate, served, cached, inner=name)
     internals.adopt(VortexBackend)
     backend = VortexBackend(
         inner, sparse, table,
         attends_all=graphs.rule(covered, bounds), tap=Tap.of(sparse, runner.ps.tp_rank),
         dtype=runner.model_config.dtype,
     )  # fmt: skip
+    if not sparse.layers:
+        _log.warning("vortex: no layer of this model is sparse under %s", exported.name)
     two = graphs.capture_twice(backend, runner)
     _log.info(
         "vortex: %s (%s): %d of %d layers sparse, pages of %d tokens, %.2f GB of page fields; "
