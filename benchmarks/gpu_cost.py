@@ -30,8 +30,8 @@ from vortex.kernel_cost import attend_seconds, score_seconds
 STAGES = ("score", "route", "attend", "step", "full")
 FITTED = (
     "bandwidth", "launch_floor", "attend_latency", "program_rate", "latent_whole_rate",
-    "merge_latency", "gather_bandwidth",
-    "vector_rate", "query_rate", "pass_latency", "page_seconds", "select_rate", "spill",
+    "merge_latency", "gather_bandwidth", "vector_rate", "query_rate", "pass_latency",
+    "page_seconds", "select_rate", "spill",
 )  # fmt: skip
 
 

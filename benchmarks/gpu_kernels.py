@@ -33,6 +33,7 @@ from vortex.ir import Candidate
 from vortex.reference import attend as reference_attend
 from vortex.schedule import Schedule
 from vortex.triton.arrays import Shapes
+from vortex.triton.attend import Cache
 from vortex.triton.backend import (
     Fields,
     attend_chosen,
@@ -41,7 +42,6 @@ from vortex.triton.backend import (
 )
 from vortex.triton.buffers import Buffers
 from vortex.triton.kernels import Kernels, kernels
-from vortex.triton.paged_cache import Cache
 from vortex.triton.schedules import StepShape, schedule_for
 
 SEEDS = Path(__file__).resolve().parent.parent / "search_spaces" / "block_topk" / "seeds"
@@ -170,20 +170,19 @@ def stages(bench: Bench, schedule: Schedule) -> dict[str, Callable[[int], None]]
         route(bench.kernels, schedule, q, fields, bench.table, bench.lengths, buffers,
               scale=case.scale, layer=layer, scores=scores, chooses=chooses)  # fmt: skip
 
-    def attend_pages(layer: int, everything: bool = False) -> None:
+    def attend(layer: int, everything: bool = False) -> None:
         cache, _, q, out = bench.layers[layer]
         attend_chosen(bench.kernels, schedule, q, cache, bench.table, bench.lengths, buffers, out,
                       scale=case.scale, everything=everything)  # fmt: skip
 
     def step(layer: int) -> None:
         score(layer)
-        attend_pages(layer)
+        attend(layer)
 
     score(0)
     return {
         "score": lambda at: score(at, True, False), "choose": lambda at: score(at, False, True),
-        "route": score, "attend": attend_pages, "step": step,
-        "full": lambda at: attend_pages(at, True),
+        "route": score, "attend": attend, "step": step, "full": lambda at: attend(at, True),
     }  # fmt: skip
 
 

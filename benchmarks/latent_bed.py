@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks.latent_tiles import attend_latent, by_tiles
 from vortex.schedule import AttendSchedule
-from vortex.triton.paged_cache import Cache, Workspace
+from vortex.triton.attend import Cache, Workspace
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 LENGTHS = (1, 63, 64, 65, 500, 705)

@@ -27,7 +27,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from vortex.schedule import AttendSchedule, padded
-from vortex.triton.paged_cache import LOG2E, Cache, Workspace, columns_of, finish
+from vortex.triton.attend import LOG2E, Cache, Workspace, _finish, columns_of
 from vortex.triton.runtime import interpreted, launch, matrix_type
 
 _CHUNK = 128  # columns that one program merges
@@ -129,7 +129,7 @@ def _attend_latent(
     at_out = out + row * out_row + heads[:, None] * out_head
     lse_at = lse + row * GROUP
     if SPLITS == 1:
-        finish(sums, top, mass, at_out, lse_at, v_scale,
+        _finish(sums, top, mass, at_out, lse_at, v_scale,
                 GROUP, HEADS, MAIN, MAIN, SCALED, WITH_LSE)  # fmt: skip
     else:
         place = (row * SPLITS + split) * GROUP + heads
@@ -230,18 +230,19 @@ def attend_latent(
 
 # -- the script -----------------------------------------------------------------------------------
 
+_RUNS = 20
 _LENGTHS = {"whole tiles": (2048, 4096) * 8, "a part of one": (2017, 4000) * 8}
 
 
 def tried(schedule: AttendSchedule, lengths: str) -> dict[str, object]:
-    """Errors of 20 runs against float64, whether all were the same, and microseconds of one."""
+    """Errors of some runs against float64, whether all were the same, and microseconds of one."""
     from benchmarks.latent_bed import Setting, gap
     from evals.device.tuning import replayed
 
     setting = Setting.of(heads=20, vdim=512, rest=64, lengths=_LENGTHS[lengths])
     found: dict[str, object] = {}
     for whole in (False, True):
-        runs = [setting.attended(schedule, whole=whole) for _ in range(20)]
+        runs = [setting.attended(schedule, whole=whole) for _ in range(_RUNS)]
         found["whole" if whole else "listed"] = {
             "error": max(gap(out, exact) for out, _, exact, _ in runs),
             "same": all(torch.equal(out, runs[0][0]) for out, *_ in runs),

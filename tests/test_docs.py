@@ -142,6 +142,7 @@ def test_the_experiment_s_times_are_those_that_were_measured() -> None:
         for i, stage in enumerate(("attend", "step", "full")):
             for number, times in zip(numbers[2 * i : 2 * i + 2], (plain, copied), strict=True):
                 assert abs(number - times[stage][0]) <= (0.5 if stage == "full" else 0.051)
+        assert abs(numbers[6] - found["copied"]["cases"][name]["flash_mla"][0]) <= 0.5
 
 
 def test_the_front_in_the_engine_is_the_one_that_was_measured() -> None:

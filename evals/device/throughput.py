@@ -20,9 +20,9 @@ from vortex.plan import dense_layers
 from vortex.reference import attend as reference_attend
 from vortex.schedule import Schedule
 from vortex.triton.arrays import Shapes
+from vortex.triton.attend import Cache
 from vortex.triton.choose import KernelChooser, Pool, Setting, TorchChooser
 from vortex.triton.decode import Decode
-from vortex.triton.paged_cache import Cache
 from vortex.triton.schedules import StepShape, schedule_for
 from vortex.workload import Workload
 

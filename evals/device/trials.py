@@ -24,8 +24,8 @@ from vortex.errors import printable
 from vortex.geometry import Geometry
 from vortex.schedule import Schedule
 from vortex.triton.arrays import Shapes
+from vortex.triton.attend import Cache
 from vortex.triton.choose import Pool, Setting
-from vortex.triton.paged_cache import Cache
 from vortex.workload import Workload
 
 Attend = Callable[[int, Tensor], Tensor]

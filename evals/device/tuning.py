@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import multiprocessing
 import signal
 import statistics
@@ -25,11 +24,10 @@ from vortex.errors import ExitCode, VortexError
 from vortex.geometry import Geometry
 from vortex.ir import Candidate
 from vortex.schedule import AttendSchedule, Schedule, ScoreSchedule
-from vortex.triton.attend import attend
+from vortex.triton.attend import Workspace, attend
 from vortex.triton.backend import route
 from vortex.triton.buffers import Buffers
 from vortex.triton.choose import KernelChooser, Pool, Setting
-from vortex.triton.paged_cache import Workspace
 from vortex.triton.schedules import StepShape, Tuned, by_rule
 from vortex.workload import Workload
 
@@ -90,20 +88,14 @@ def grid(kind: Kind, shape: StepShape) -> Iterator[Schedule]:
                 yield replace(base, score=ScoreSchedule(block, warps, choose, joined))
         return
     tokens = shape.context if kind == "full" else shape.attended
-    best = 1 << round(math.log2(max(1, 264 // shape.rows)))
+    best = max(1, 264 // shape.rows)
     splits = sorted({max(1, best // 2), best, best * 2, best * 4, 4 if kind == "full" else 1})
-    for (block, warps, stages, turn), split in itertools.product(_tiles(shape), splits):
+    turned = (True, False) if shape.kind == "mla" or shape.rows <= 16 else (False,)
+    choices = ((32, 64), (4, 8), (2, 3)) if shape.kind == "mla" else ((32, 64, 128), (4,), (3,))
+    for block, warps, stages, turn, split in itertools.product(*choices, turned, splits):
         if split * block <= max(tokens, block):
             part = AttendSchedule(block, split, warps, stages, turn)
             yield replace(base, attend=part, full=part)
-
-
-def _tiles(shape: StepShape) -> Iterator[tuple[int, int, int, bool]]:
-    """Block, warps, stages, and whether products are turned, that are worth a try."""
-    if shape.kind == "gqa":
-        turned = (True, False) if shape.rows <= 16 else (False,)
-        return itertools.product((32, 64, 128), (4,), (3,), turned)
-    return itertools.product((32, 64), (4, 8), (2, 3), (True, False))
 
 
 @dataclass

@@ -3,6 +3,7 @@ algorithm."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -12,11 +13,12 @@ pytest.importorskip("triton")
 if torch.cuda.is_available():
     pytest.skip("on a device: python benchmarks/latent_tiles.py", allow_module_level=True)
 
+from benchmarks import latent_tiles
 from benchmarks.latent_bed import DEVICE, Setting, gap
 from benchmarks.latent_tiles import by_tiles
+from evals.device import tuning
 from vortex.schedule import AttendSchedule
-from vortex.triton.attend import attend
-from vortex.triton.paged_cache import Workspace
+from vortex.triton.attend import Workspace, attend
 
 FIRST = AttendSchedule(block=32, splits=3, warps=4, stages=2, transposed=True)
 
@@ -79,3 +81,19 @@ def test_tiles_are_copied_only_as_they_lie() -> None:
     assert not by_tiles(apart, dim, 32, bf16), "values of their own"
     k = cache.k[::2]
     assert not by_tiles(replace(cache, k=k, v=k[..., :64]), dim, 32, bf16), "gaps between pages"
+
+
+def test_what_the_script_says_of_a_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    def once(run: Callable[[int], None], layers: int, replays: int) -> list[float]:
+        run(0)
+        return [2e-6] * (layers * replays)
+
+    monkeypatch.setattr(tuning, "replayed", once)
+    monkeypatch.setattr(latent_tiles, "_LENGTHS", {"whole tiles": (64,), "a part of one": (70,)})
+    monkeypatch.setattr(latent_tiles, "_RUNS", 2)
+    for lengths in ("whole tiles", "a part of one"):
+        found = latent_tiles.tried(replace(FIRST, splits=2), lengths)
+        assert found["microseconds"] == 2.0
+        for kind in ("listed", "whole"):
+            said = found[kind]
+            assert isinstance(said, dict) and said["same"] and 0 < said["error"] < 0.01

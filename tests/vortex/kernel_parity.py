@@ -15,10 +15,10 @@ from vortex.reference import attend as reference_attend
 from vortex.schedule import AttendSchedule, Schedule, ScoreSchedule
 from vortex.storage import INT_MAX
 from vortex.triton.arrays import Shapes, Stored
+from vortex.triton.attend import Cache
 from vortex.triton.backend import Fields, attend_chosen, route, summarise_pages
 from vortex.triton.buffers import Buffers
 from vortex.triton.kernels import Kernels, kernels
-from vortex.triton.paged_cache import Cache
 from vortex.triton.runtime import interpreted
 
 SMALL = Schedule(

@@ -13,10 +13,10 @@ pytestmark = [pytest.mark.gpu] if GPU else []
 from vortex.compile import compile_text  # noqa: E402
 from vortex.geometry import geometry  # noqa: E402
 from vortex.triton.arrays import Shapes  # noqa: E402
+from vortex.triton.attend import Cache  # noqa: E402
 from vortex.triton.launches import launch_plan  # noqa: E402
 from vortex.triton.mass import add_mass  # noqa: E402
 from vortex.triton.module import load_module  # noqa: E402
-from vortex.triton.paged_cache import Cache  # noqa: E402
 from vortex.triton.tiles import Unfused  # noqa: E402
 from vortex.triton.updates import updates  # noqa: E402
 

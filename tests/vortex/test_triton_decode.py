@@ -19,9 +19,9 @@ from vortex.paged import PagedDecode, PagedPool  # noqa: E402
 from vortex.schedule import AttendSchedule, Schedule, ScoreSchedule  # noqa: E402
 from vortex.suffix import SuffixAttend  # noqa: E402
 from vortex.triton.arrays import Shapes  # noqa: E402
+from vortex.triton.attend import Cache  # noqa: E402
 from vortex.triton.choose import KernelChooser, Pool, Setting, TorchChooser  # noqa: E402
 from vortex.triton.decode import Decode  # noqa: E402
-from vortex.triton.paged_cache import Cache  # noqa: E402
 from vortex.triton.suffix import DeviceSuffix  # noqa: E402
 from vortex.triton.tiles import Unfused  # noqa: E402
 

@@ -5,13 +5,43 @@ Split-KV decoding is FlashDecoding's (Dao et al. 2023); the running softmax is a
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from vortex.schedule import AttendSchedule, padded
-from vortex.triton.paged_cache import LOG2E, Cache, Workspace, columns_of, finish, first_run
 from vortex.triton.runtime import launch, matrix_type
+
+LOG2E = 1.4426950408889634
+
+
+@triton.jit
+def columns_of(at, columns, rows, WIDTH: tl.constexpr, LIMIT: tl.constexpr):
+    """Columns below LIMIT of the rows wanted; no mask on columns where all are."""
+    if WIDTH == LIMIT:
+        return tl.load(at + columns[None, :], mask=rows, other=0.0)
+    return tl.load(at + columns[None, :], mask=rows & (columns < LIMIT)[None, :], other=0.0)
+
+
+@triton.jit
+def _finish(
+    sums, top, mass, at_out, lse_at, v_scale_at,
+    GROUP: tl.constexpr, HEADS: tl.constexpr, VDIM: tl.constexpr, VPAD: tl.constexpr,
+    SCALED: tl.constexpr, WITH_LSE: tl.constexpr,
+):  # fmt: skip
+    """Write outputs ``[HEADS, VPAD]`` and the log-sum-exp of one sequence and KV head."""
+    heads, columns = tl.arange(0, HEADS), tl.arange(0, VPAD)
+    sums = sums / tl.where(mass > 0.0, mass, 1.0)[:, None]
+    if SCALED:
+        sums *= tl.load(v_scale_at)
+    wanted = (heads < GROUP)[:, None] & (columns < VDIM)[None, :]
+    tl.store(at_out + columns[None, :], sums.to(at_out.dtype.element_ty), mask=wanted)
+    if WITH_LSE:
+        natural = (top + tl.log2(mass)) * 0.6931471805599453
+        tl.store(lse_at + heads, natural, mask=heads < GROUP)
 
 
 @triton.jit
@@ -199,10 +229,10 @@ def _attend(
     lse_at = lse + at * GROUP
     used = tl.maximum(tl.cdiv(total, tl.maximum(share, 1)), 1)
     if SPLITS == 1:
-        finish(sums, top, mass, at_out, lse_at, v_scale + head,
+        _finish(sums, top, mass, at_out, lse_at, v_scale + head,
                 GROUP, HEADS, VDIM, VPAD, SCALED, WITH_LSE)  # fmt: skip
     elif used == 1:
-        finish(sums, top, mass, at_out, lse_at, v_scale + head,
+        _finish(sums, top, mass, at_out, lse_at, v_scale + head,
                 GROUP, HEADS, VDIM, VPAD, SCALED, WITH_LSE)  # fmt: skip
     else:
         wanted = (heads < GROUP)[:, None] & (columns < VDIM)[None, :]
@@ -217,12 +247,59 @@ def _attend(
                 sums, top, mass = _merged(
                     partial, stats, at, used, GROUP, HEADS, VDIM, VPAD, SPLITS
                 )
-                finish(sums, top, mass, at_out, lse_at, v_scale + head,
+                _finish(sums, top, mass, at_out, lse_at, v_scale + head,
                         GROUP, HEADS, VDIM, VPAD, SCALED, WITH_LSE)  # fmt: skip
             else:
                 _merge(partial, stats, at, used, out_at, out_head, lse_at, v_scale + head,
                        GROUP, ROWS, VDIM, VPAD, SPLITS, PARTS, CHUNK, SCALED,
                        WITH_LSE)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """One layer's keys and values on a device, in pages.
+
+    Attributes:
+        k, v: ``[page, kv_head, token, dim]`` views in any strides with a dense last axis, bf16,
+            fp16 or fp8 (e4m3); on MLA ``v`` is the first columns of ``k`` (the same memory).
+        k_scale, v_scale: float32 ``[kv_head]`` that stored numbers are multiplied with; None: 1.
+        page_size: tokens of a program's page; it divides the cache's own.
+    """
+
+    k: Tensor
+    v: Tensor
+    page_size: int
+    k_scale: Tensor | None = None
+    v_scale: Tensor | None = None
+
+    @property
+    def latent(self) -> bool:
+        """Whether values are the first columns of the keys."""
+        return self.k.data_ptr() == self.v.data_ptr()
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """Buffers of a launch; one serves every layer of a step, since launches follow each other.
+
+    Attributes:
+        partial: float32, outputs of the splits.
+        stats: float32, their maxima and sums.
+        counter: int32 ``[rows * kv_heads]``, zero between launches.
+    """
+
+    partial: Tensor
+    stats: Tensor
+    counter: Tensor
+
+    @staticmethod
+    def of(rows: int, heads: int, vdim: int, splits: int, device: torch.device) -> Workspace:
+        """Room for the splits of every row and head."""
+        many = rows * heads * splits
+        return Workspace(
+            torch.empty(many * vdim, device=device), torch.empty(many * 2, device=device),
+            torch.zeros(rows * heads, dtype=torch.int32, device=device),
+        )  # fmt: skip
 
 
 def attend(
@@ -274,3 +351,9 @@ def attend(
         ROWS=rows_of, PARTS=parts, CHUNK=max(16, min(padded(vdim), 16384 // (parts * rows_of))),
         num_warps=schedule.warps,
     )  # fmt: skip
+
+
+def first_run(dim: int) -> int:
+    """Columns of the first tile: all, unless two tiles of powers of two waste less."""
+    half = padded(dim) // 2
+    return half if padded(dim) > dim and 16 <= half < dim else dim

@@ -14,11 +14,10 @@ from vortex.named import Named, Run, named
 from vortex.plan import Scaling, plan_of, reserved_counts
 from vortex.schedule import Schedule, padded
 from vortex.triton.arrays import Stored
-from vortex.triton.attend import attend
+from vortex.triton.attend import Cache, attend
 from vortex.triton.buffers import Buffers
 from vortex.triton.kernels import Kernels
 from vortex.triton.mass import add_mass
-from vortex.triton.paged_cache import Cache
 from vortex.triton.project import Matrix
 from vortex.triton.runtime import launch, matrix_type
 from vortex.triton.scoring import Scoring

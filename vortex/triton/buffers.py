@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from vortex.schedule import Schedule
+from vortex.triton.attend import Workspace
 from vortex.triton.kernels import Kernels
-from vortex.triton.paged_cache import Workspace
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,10 @@ from vortex.named import Named
 from vortex.plan import Scaling, budget_pages, depth_of, plan_of, reserved_counts
 from vortex.schedule import Schedule
 from vortex.triton.arrays import Shapes
+from vortex.triton.attend import Cache
 from vortex.triton.backend import Fields, append_tokens, follow, route, route_again, summarise_pages
 from vortex.triton.buffers import Buffers
 from vortex.triton.kernels import MOST_PAGES, Kernels, kernels
-from vortex.triton.paged_cache import Cache
 from vortex.triton.store import store_tokens
 from vortex.triton.tiles import Unfused
 

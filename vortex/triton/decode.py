@@ -6,9 +6,8 @@ from torch import Tensor
 
 from vortex.ir import Candidate
 from vortex.plan import anchors, plan_of
-from vortex.triton.attend import attend
+from vortex.triton.attend import Workspace, attend
 from vortex.triton.choose import Chooser, Pool, Setting, chooser_of
-from vortex.triton.paged_cache import Workspace
 from vortex.triton.store import store_tokens
 
 

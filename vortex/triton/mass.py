@@ -7,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from vortex.schedule import padded
-from vortex.triton.paged_cache import LOG2E, Cache, columns_of, first_run
+from vortex.triton.attend import LOG2E, Cache, columns_of, first_run
 from vortex.triton.runtime import launch, matrix_type
 
 _SPLITS = 8  # programs that share the list of a row and head

@@ -7,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from vortex.schedule import padded
-from vortex.triton.paged_cache import Cache
+from vortex.triton.attend import Cache
 from vortex.triton.runtime import launch
 
 

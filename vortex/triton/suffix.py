@@ -11,10 +11,10 @@ from vortex.ir import Candidate
 from vortex.plan import anchors
 from vortex.schedule import AttendSchedule, Schedule, ScoreSchedule
 from vortex.triton.arrays import Shapes
+from vortex.triton.attend import Cache
 from vortex.triton.backend import Fields, attend_chosen, route, summarise_pages
 from vortex.triton.buffers import Buffers
 from vortex.triton.kernels import Kernels, kernels
-from vortex.triton.paged_cache import Cache
 from vortex.triton.tiles import Unfused
 
 SCHEDULE = Schedule(

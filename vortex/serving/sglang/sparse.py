@@ -15,10 +15,10 @@ from vortex.plan import anchors, attended_tokens, dense_layers, plan_of
 from vortex.schedule import Schedule
 from vortex.serving.sglang.bookkeeping import Turns, covered_tokens, newest_pages, paged
 from vortex.triton.arrays import Shapes
+from vortex.triton.attend import Cache, Workspace
 from vortex.triton.backend import Fields, append_tokens, attend_chosen, follow, route
 from vortex.triton.buffers import Buffers, Followed
 from vortex.triton.kernels import MOST_PAGES, Kernels, kernels
-from vortex.triton.paged_cache import Cache, Workspace
 from vortex.triton.runtime import compiled_ahead, launch
 from vortex.triton.schedules import StepShape, schedule_for
 from vortex.triton.store import store_tokens
